@@ -73,7 +73,7 @@ def support_vectors(data: Any) -> Scores:
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # noqa: PLC0415 - slow
     from sklearn.svm import SVC  # type: ignore[import-untyped]  # noqa: PLC0415 - slow
 
-    train, validation = (side.columns for side in (data.train, data.validation))
+    train, validation = (side.tensors for side in (data.train, data.validation))
     flat = [images.flatten(1).numpy() for images, _ in (train, validation)]
     models = {"SVC": SVC(gamma=0.256), "logistic regression": LogisticRegression(max_iter=5000)}
     return {
@@ -86,8 +86,8 @@ def otsu(data: Any) -> Scores:
     """Label the pixels by one threshold, computed from the training pixels."""
     threshold_otsu: Any = importlib.import_module("skimage.filters").threshold_otsu
 
-    found = data.validation.columns[0][:, 0] > float(threshold_otsu(data.train.columns[0].numpy()))
-    true = data.validation.columns[1] == 1
+    found = data.validation.tensors[0][:, 0] > float(threshold_otsu(data.train.tensors[0].numpy()))
+    true = data.validation.tensors[1] == 1
     unions = [(found & true, found | true), (~found & ~true, ~found | ~true)]
     return {"Otsu's threshold": statistics.mean(float(both.sum() / either.sum()) for both, either in unions)}
 
@@ -97,7 +97,7 @@ def logistic_regression(data: Any) -> Scores:
     from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # noqa: PLC0415 - slow
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - slow
 
-    train, validation = (side.columns for side in (data.train, data.validation))
+    train, validation = (side.tensors for side in (data.train, data.validation))
     models = {
         "logistic regression": LogisticRegression(max_iter=5000),
         "HistGradientBoosting": HistGradientBoostingClassifier(random_state=0),

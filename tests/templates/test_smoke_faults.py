@@ -24,7 +24,7 @@ INSIDE = (
         f"        {FLOAT}\n            return self.activation(self.body(images.float()) + self.shortcut(images.float()))\n",
         SMOKE,
     ),
-    Fault("nothing in low precision", "engine/amp", "self._device.type, self.precision.dtype)", "'cpu', None)", SMOKE),
+    Fault("nothing in low precision", "engine/amp", "dtype = self.precision.dtype", "dtype = None", SMOKE),
     Fault(
         "autocast in the first step only",
         "engine/amp",

@@ -32,9 +32,11 @@ MORE = (*LEARN, "guard", "scaler", "repeat")
 ALL = (*MORE, "control")
 
 LOSS = "return losses.mean()"
-BACKWARD = "self._scaled(loss).backward()"
+BACKWARD = "self._scaler.scale(loss).backward()"
 UNSCALE = (
-    "        if self._scaler is not None:\n            self._spoil_gradient_if_bad(mean_loss)\n"
+    "        if self.precision.scaled:\n"
+    "            gradient = next(each.grad for each in self._parameters if each.grad is not None)\n"
+    "            gradient += mean_loss - mean_loss  # NaN if the loss is not finite: the scaler judges only gradients\n"
     "            self._scaler.unscale_(self.optimizer)\n"
 )
 CLIP = "        norm = distributed.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_grad))\n"
@@ -62,7 +64,7 @@ LIES = (
         "if True:\n                    loss",
         "autocast-off",
     ),
-    Lie("autocast disabled in compat", "engine/compat", "if dtype is None:", "if True:", "autocast-off"),
+    Lie("autocast without a dtype", "engine/amp", "dtype = self.precision.dtype", "dtype = None", "autocast-off"),
     Lie(
         "model leaves autocast",
         "model",
@@ -80,7 +82,14 @@ LIES = (
     Lie("loss is NaN", "task", LOSS, "return float('nan') * losses.mean()", "loss-not-finite", MORE),
     Lie("loss is constant", "task", LOSS, "return 0.0 * losses.mean()", "loss-constant", MORE),
     Lie("backward skipped", "engine/amp", BACKWARD, "pass", "gradients-missing", MORE),
-    Lie("gradients are zero", "engine/amp", BACKWARD, "(0.0 * self._scaled(loss)).backward()", "gradients-zero", MORE),
+    Lie(
+        "gradients are zero",
+        "engine/amp",
+        BACKWARD,
+        "(0.0 * self._scaler.scale(loss)).backward()",
+        "gradients-zero",
+        MORE,
+    ),
     Lie(
         "learning rate zero",
         "engine/optim",
@@ -134,7 +143,7 @@ LIES = (
     Lie(
         "resume loses the optimizer",
         "engine/distributed",
-        "        optimizer.load_state_dict(optimizer_state)\n",
+        "        optimizer.load_state_dict(of_optimizer)\n",
         "",
         "resume-differs",
         REPEAT,

@@ -22,7 +22,7 @@ import torch
 from . import train
 from .config import Config
 from .engine.amp import Batch
-from .engine.checkpoint import make_run_dir, write_aside
+from .engine.checkpoint import make_run_dir, write_text
 from .engine.device import prepare
 from .engine.errors import UnsupportedError, exit_code
 from .engine.log import pyplot, save_figure
@@ -181,7 +181,7 @@ def line(row: Row) -> str:
 
 def write(folder: Path, rows: Sequence[Row], sentence: str) -> None:
     content = {"schema": 2, "torch": torch.__version__, "rows": [asdict(row) for row in rows], "verdict": sentence}
-    write_aside(folder / "benchmark.json", lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    write_text(folder / "benchmark.json", json.dumps(content, indent=2) + "\n")
     plot = pyplot()
     there = [row for row in rows if not row.absent]
     if plot is None or not there:

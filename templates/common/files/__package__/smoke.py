@@ -11,7 +11,7 @@ from .engine.errors import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return smoke.main(smoke.Project(train.build, train.fit, train.smoke_config, train.SMOKE), arguments)
+    return smoke.main(train, arguments)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,8 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return row[:-1], row[1:]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        rows = [self[index] for index in indices]
-        empty = [(torch.zeros(0, self.context, dtype=torch.long),) * 2]
-        tokens, successors = zip(*(rows or empty))
-        return (torch.stack(tokens), torch.stack(successors)) if rows else empty[0]
+        tokens, successors = zip(*(self[index] for index in indices))
+        return torch.stack(tokens), torch.stack(successors)
 
     def cut(self, start: int, length: int) -> Tensor:
         """Return ``length`` tokens from ``start`` of the concatenated parts."""

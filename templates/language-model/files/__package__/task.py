@@ -15,7 +15,7 @@ from . import sharding
 from .config import Config
 from .engine import distributed, run
 from .engine.amp import Batch
-from .engine.checkpoint import write_aside
+from .engine.checkpoint import write_text
 from .engine.device import Precision
 from .engine.metrics import Metric
 from .engine.smoke import Limits
@@ -58,7 +58,7 @@ class Task(run.Task):
         prompt, tokenizer = self.about["prompt"], open_tokenizer(self.about["tokenizer"])
         numbers = prompt + generate(cast(GPT, model), prompt, end=self.about["end"], tokens=200)
         text = tokenizer.decode([number for number in numbers if number < self.about["end"]])
-        write_aside(run_dir / "sample.txt", lambda file: file.write(text.encode()))
+        write_text(run_dir / "sample.txt", text)
         lines = ["".join(sign if sign.isprintable() else "?" for sign in line) for line in text.splitlines()[:8]]
         return [f"sample: {run_dir / 'sample.txt'}", *(f"  | {line}" for line in lines)]
 

@@ -59,7 +59,7 @@ def _coins(config: Config) -> Data:
     return Data(
         train=train,
         validation=_crops(image[:, border:], mask[:, border:], config.crop, config.crop),
-        about=about(config, pixel_counts([train.columns[1]], len(config.class_names)), 1),
+        about=about(config, pixel_counts([train.tensors[1]], len(config.class_names)), 1),
         lazy=False,
         fingerprint=fingerprint([image, mask]),
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from . import compat, distributed
 from .device import Precision
 from .errors import Hint, ProjectError
+from .options import TrainOptions
 
 Batch = tuple[Tensor, ...]
 LOWER_RATE = Hint("to lower the learning rate", option="--lr RATE")
@@ -27,43 +28,29 @@ class Amp:
     """Apply steps to one model with one optimizer. ``applied`` counts the steps that were not skipped."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-        *,
-        clip_grad: float = 0.0,
-        max_skips: int = 20,
-        init_scale: float = 2.0**16,
-        growth_interval: int = 2000,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, config: TrainOptions
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.precision = precision
-        self.max_skips = max_skips
-        self.started = 0
-        self.skipped = 0
-        self.skipped_in_row = 0
+        self.model, self.optimizer, self.precision = model, optimizer, precision
+        self.max_skips = config.max_skips
+        self.started = self.skipped = self.skipped_in_row = 0
         self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device after the first step
-        self._clip_grad = clip_grad or math.inf
+        self._clip_grad = config.clip_grad or math.inf
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
         self._statistics = _Statistics(model)
         self._pending: _Verdict | None = None
-        self._scaler: Any = None
-        if precision.scaled:
-            self._scaler = compat.grad_scaler(
-                self._device.type, enabled=True, init_scale=init_scale, growth_interval=growth_interval
-            )
+        settings = {"init_scale": config.init_scale, "growth_interval": config.growth_interval}
+        self._scaler = compat.grad_scaler(self._device.type, enabled=precision.scaled, **settings)
 
     @property
     def applied(self) -> int:
         """How many steps changed the weights, as far as the host knows. The learning rate depends on it."""
         return self.started - self.skipped
 
-    def autocast(self) -> Any:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for every forward pass, in training and in evaluation."""
-        return compat.autocast(self._device.type, self.precision.dtype)
+        dtype = self.precision.dtype
+        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype=dtype)
 
     def update(
         self,
@@ -91,10 +78,11 @@ class Amp:
                 with self.autocast():
                     loss = loss_of(batch) * (weight * distributed.ranks() / total)
                 mean_loss += loss.detach()
-                self._scaled(loss).backward()
+                self._scaler.scale(loss).backward()
         distributed.average(mean_loss)
-        if self._scaler is not None:
-            self._spoil_gradient_if_bad(mean_loss)
+        if self.precision.scaled:
+            gradient = next(each.grad for each in self._parameters if each.grad is not None)
+            gradient += mean_loss - mean_loss  # NaN if the loss is not finite: the scaler judges only gradients
             self._scaler.unscale_(self.optimizer)
         norm = distributed.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_grad))
         verdict = mean_loss + norm
@@ -108,8 +96,8 @@ class Amp:
         return mean_loss
 
     def scale(self) -> float:
-        """Return the loss scale; 1.0 without a GradScaler. Waits for the device, so call it only when logging."""
-        return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+        """Return the loss scale; 1.0 without loss scaling. Waits for the device, so call it only when logging."""
+        return float(self._scaler.get_scale())
 
     def check_scale(self) -> float:
         """Return the loss scale; raise if it is below 1, because gradients then vanish without any other sign."""
@@ -125,7 +113,7 @@ class Amp:
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, as plain values and tensors."""
         return {
-            "scaler": self._scaler.state_dict() if self._scaler is not None else {},
+            "scaler": self._scaler.state_dict(),
             "started": self.started,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
@@ -133,26 +121,16 @@ class Amp:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if self._scaler is not None and state["scaler"]:  # empty after a run in another precision
+        if state["scaler"]:  # empty after a run in another precision
             self._scaler.load_state_dict(state["scaler"])
         self.started = state["started"]
-        self.skipped = state["skipped"]
-        self.skipped_in_row = state["skipped_in_row"]
-        self._pending = None
-        if state["pending"] is not None:
-            self._pending = _Verdict(torch.tensor(state["pending"], device=self._device))
-
-    def _scaled(self, loss: Tensor) -> Tensor:
-        return loss if self._scaler is None else self._scaler.scale(loss)
-
-    def _spoil_gradient_if_bad(self, mean_loss: Tensor) -> None:
-        """Make a gradient NaN if the loss is not finite, because GradScaler judges by gradients only."""
-        gradient = next(parameter.grad for parameter in self._parameters if parameter.grad is not None)
-        gradient += mean_loss - mean_loss
+        self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
+        pending = state["pending"]
+        self._pending = None if pending is None else _Verdict(torch.tensor(pending, device=self._device))
 
     def _step_unless(self, bad: Tensor) -> None:
         """Step if everything is finite. A fused optimizer decides on the device; with others, the host waits."""
-        if self._scaler is not None:
+        if self.precision.scaled:
             self._scaler.step(self.optimizer)
             self._scaler.update()
         elif _is_known_good(bad):
@@ -188,10 +166,10 @@ class Amp:
         """Return the name of the first parameter that is not finite, or whose gradient is not."""
         named = list(self.model.named_parameters())
         for name, parameter in named:
-            if not bool(torch.isfinite(parameter).all()):
+            if not _is_finite(parameter):
                 return f"; the first parameter that is not finite is `{name}`"
         for name, parameter in named:
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            if parameter.grad is not None and not _is_finite(parameter.grad):
                 return f"; the first parameter whose gradient is not finite is `{name}`"
         return "; all gradients are finite"
 
@@ -201,11 +179,15 @@ def _is_known_good(bad: Tensor) -> bool:
     return bad.device.type == "cpu" and not bool(bad)
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
 def _bad_data(batches: Sequence[Batch]) -> str:
     """Return which tensor of the data is not finite, if one is."""
     for batch in batches:
         for number, tensor in enumerate(batch, start=1):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not _is_finite(tensor):
                 return f"; the data contains values that are not finite (tensor {number} of the batch)"
     return ""
 
@@ -249,10 +231,9 @@ class _Statistics:
             copy.copy_(flat)
 
     def put_back_if(self, bad: Tensor) -> None:
-        if _is_known_good(bad):
-            return
-        for copy, flat in zip(self._copies, self._flat):
-            flat.copy_(torch.where(bad, copy, flat))
+        if not _is_known_good(bad):
+            for copy, flat in zip(self._copies, self._flat):
+                flat.copy_(torch.where(bad, copy, flat))
 
     def average(self) -> None:
         """Give every rank the mean over all ranks; counters are equal on all of them."""
@@ -264,8 +245,7 @@ class _Statistics:
 def _share(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
     """Move the buffers into one tensor and make each a view of its part."""
     flat = torch.cat([buffer.reshape(-1) for _, _, buffer in buffers])
-    start = 0
-    for module, name, buffer in buffers:
-        setattr(module, name, flat[start : start + buffer.numel()].view(buffer.shape))
-        start += buffer.numel()
+    parts = flat.split([buffer.numel() for _, _, buffer in buffers])
+    for (module, name, buffer), part in zip(buffers, parts):
+        setattr(module, name, part.view(buffer.shape))
     return flat

@@ -34,18 +34,16 @@ class Checkpoints:
     """The checkpoints of one run: the newest ``keep`` of them, and the best."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
+        self.folder, self.keep = folder, keep
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write the checkpoint and its checksum atomically, then delete the oldest ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
-        mark = _mark(path)
-        mark.unlink(missing_ok=True)
+        _mark(path).unlink(missing_ok=True)
         try:
             write_aside(path, lambda file: torch.save({"format": FORMAT, **state}, file))
-            write_aside(mark, lambda file: file.write(f"{_sha256(path)}\n".encode()))
+            write_text(_mark(path), f"{_sha256(path)}\n")
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise DiskError(
                 f"cannot write the checkpoint `{path}`: {error}",
@@ -62,8 +60,12 @@ class Checkpoints:
         kept = self.folder / name
         _mark(kept).unlink(missing_ok=True)
         for source, target in ((path, kept), (_mark(path), _mark(kept))):
-            aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            _same_file(source, aside)
+            aside = _aside(target)
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(source, aside)
+            except OSError:  # the file system has no hard links
+                shutil.copyfile(source, aside)
             os.replace(aside, target)
 
     def complete(self) -> list[Path]:
@@ -74,13 +76,11 @@ class Checkpoints:
         """Return the newest intact checkpoint, or None if there is no checkpoint; report corrupt ones by ``say``."""
         found = self.complete()
         for path in reversed(found):
-            wanted = _mark(path).read_text(encoding="utf-8").strip()
-            actual = _sha256(path)
-            if actual != wanted:
-                hashes = f"expected sha256 {wanted[:12]}…, found {actual[:12]}…"
-                say(f"checkpoint `{path}` is corrupt ({hashes}): using the previous one")
-                continue
-            return load(path)
+            wanted, actual = _mark(path).read_text(encoding="utf-8").strip(), _sha256(path)
+            if actual == wanted:
+                return load(path)
+            hashes = f"expected sha256 {wanted[:12]}…, found {actual[:12]}…"
+            say(f"checkpoint `{path}` is corrupt ({hashes}): using the previous one")
         if found:
             raise ProjectError(f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)", hint=[OTHER_RUN])
         return None
@@ -104,23 +104,14 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def model_file(run: Path) -> Path:
-    """Return the file with the weights of a run: ``run`` itself, or the best model in that directory."""
-    if run.is_dir():
-        found = [run / MODEL, run / "checkpoints" / LAST]
-        run = next((path for path in found if path.is_file()), run / MODEL)
-    if not run.is_file():
-        raise ProjectError(
-            f"there is no trained model at `{run}`",
-            hint="to train one",
-            command=f"python -m {PACKAGE}.train",
-        )
-    return run
-
-
 def load_model(run: Path) -> dict[str, Any]:
-    """Return the content of a model or checkpoint: ``model``, ``config``, and ``about``; averaged weights if any."""
-    state = load(model_file(run))
+    """Return ``model``, ``config``, and ``about`` of a run or of a file; averaged weights if there are any."""
+    files = (run / MODEL, run / "checkpoints" / LAST) if run.is_dir() else (run,)
+    path = next((path for path in files if path.is_file()), None)
+    if path is None:
+        command = f"python -m {PACKAGE}.train"
+        raise ProjectError(f"there is no trained model at `{files[0]}`", hint="to train one", command=command)
+    state = load(path)
     return {**state, "model": {**state["model"], **state.get("ema", {})}}
 
 
@@ -141,7 +132,7 @@ def restore(
 
 def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically: write a temporary file next to it, sync, rename, and sync the directory."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _aside(path)
     try:
         with naming(path), aside.open("wb") as file:
             write(file)
@@ -158,20 +149,20 @@ def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.close(folder)
 
 
+def write_text(path: Path, text: str) -> None:
+    write_aside(path, lambda file: file.write(text.encode()))
+
+
 def make_run_dir(folder: Path) -> None:
     """Create the directory of a run, and check that files can be written into it before anything is computed."""
     deed = "create"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         deed = "write to"
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ProjectError(
-            f"cannot {deed} the run directory `{folder}`: {error.strerror or error}",
-            hint="to use another directory",
-            option="--run-dir runs/NAME",
-        ) from error
+        message = f"cannot {deed} the run directory `{folder}`: {error.strerror or error}"
+        raise ProjectError(message, hint="to use another directory", option="--run-dir runs/NAME") from error
 
 
 def random_state(*, cuda: bool = True) -> dict[str, Any]:
@@ -205,17 +196,12 @@ def seed_everything(seed: int, *, cuda: bool = True) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def _mark(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _same_file(source: Path, target: Path) -> None:
-    """Create a hard link, or a copy if the file system has no hard links."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

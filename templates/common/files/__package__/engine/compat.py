@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import Hint, UnsupportedError
@@ -24,16 +23,8 @@ TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:
 OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
 
 
-def autocast(device_type: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    """Return a context that autocasts to ``dtype``; None disables autocast."""
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device_type=device_type, dtype=dtype)
-
-
-def grad_scaler(device_type: str, *, enabled: bool, init_scale: float, growth_interval: int) -> Any:
-    """Return ``torch.amp.GradScaler`` (torch 2.3 and later) or ``torch.cuda.amp.GradScaler`` (CUDA only)."""
-    settings: dict[str, Any] = {"init_scale": init_scale, "growth_interval": growth_interval, "enabled": enabled}
+def grad_scaler(device_type: str, **settings: Any) -> Any:
+    """Return a ``GradScaler``; before torch 2.3, there is only one for CUDA."""
     if TORCH >= (2, 3):
         return torch.amp.GradScaler(device_type, **settings)
     return torch.cuda.amp.GradScaler(**settings)
@@ -66,27 +57,21 @@ def compiled(model: nn.Module, device_type: str) -> nn.Module:
     config: Any = importlib.import_module("torch._functorch.config")
     if hasattr(config, "backward_pass_autocast"):
         config.backward_pass_autocast = "off"
-    tools = ("triton",) if device_type == "cuda" else ()
-    missing = [tool for tool in tools if importlib.util.find_spec(tool) is None]
+    missing, hints = [], [Hint("to train without it, omit `--compile`")]
+    if device_type == "cuda" and importlib.util.find_spec("triton") is None:
+        missing.append("triton")
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang", "cl", os.environ.get("CXX", "g++"))):
         missing.append("a C++ compiler")
+        install = "envforge add cxx-compiler && envforge install"
+        hints.append(Hint("to add a compiler, which `envforge run` activates", command=install))
     if missing:
-        ways = [Hint("to train without it, omit `--compile`")]
-        if missing[-1].startswith("a C++"):
-            install = "envforge add cxx-compiler && envforge install"
-            ways.append(Hint("to add a compiler, which `envforge run` activates", command=install))
-        raise UnsupportedError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=ways)
+        raise UnsupportedError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=hints)
     return cast("nn.Module", torch.compile(model))
 
 
 def nccl_version() -> str | None:
-    if (
-        not torch.cuda.is_available()
-        or not torch.distributed.is_available()
-        or not torch.distributed.is_nccl_available()
-    ):
-        return None
-    return ".".join(str(part) for part in torch.cuda.nccl.version())
+    has_nccl = torch.cuda.is_available() and distributed.is_available() and distributed.is_nccl_available()
+    return ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None
 
 
 def load(path: Path) -> dict[str, Any]:

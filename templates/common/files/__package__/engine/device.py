@@ -50,12 +50,17 @@ class Ability:
     bf16: bool
     capability: tuple[int, int] = (0, 0)
 
+    def __str__(self) -> str:
+        major, minor = self.capability
+        return f"{self.name} (compute capability {major}.{minor})" if self.kind == "cuda" else self.name
+
 
 def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.device, Precision]:
     """Choose device and precision, print the reason, configure torch, and seed. Call it before the model is made."""
     if config.deterministic:
         compat.make_deterministic()
-    torch.set_num_threads(config.threads or default_threads())
+    # torch counts the CPUs of the machine; with more threads than the quota allows, all of them wait for each other
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_cpus()))
     distributed.join(config.device)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, ability_of(device))
@@ -119,72 +124,46 @@ def _unusable_device(device: torch.device, reason: str) -> ProjectError:
 def ability_of(device: torch.device) -> Ability:
     """Read the properties from torch and, for the CPU, from ``/proc/cpuinfo``."""
     if device.type == "cuda":
-        return Ability(
-            kind="cuda",
-            name=torch.cuda.get_device_name(device),
-            bf16=compat.native_bf16(device),
-            capability=torch.cuda.get_device_capability(device),
-        )
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        return Ability("cuda", name, compat.native_bf16(device), capability)
     if device.type == "mps":
-        return Ability(kind="mps", name="Apple GPU", bf16=compat.TORCH >= (2, 6))
+        return Ability("mps", "Apple GPU", compat.TORCH >= (2, 6))
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
-    return Ability(kind="cpu", name="CPU", bf16=any(flag in flags for flag in _CPU_BF16))
+    return Ability("cpu", "CPU", any(flag in flags for flag in _CPU_BF16))
 
 
 def choose_precision(request: str, ability: Ability) -> Precision:
     """Return the precision and its reason; raise if the device doesn't support the requested one."""
     if request == "auto":
         return _automatic(ability)
-    where = _describe(ability)
-    if request == "tf32" and (ability.kind != "cuda" or ability.capability < (8, 0)):
-        raise UnsupportedError(
-            f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}", hint=[BEST_PRECISION]
-        )
+    reason = "requested"
+    major, minor = {"tf32": (8, 0), "fp8": (8, 9)}.get(request, (0, 0))
+    if major and (ability.kind != "cuda" or ability.capability < (major, minor)):
+        message = f"{request} requires a GPU with compute capability {major}.{minor} or higher, found {ability}"
+        raise UnsupportedError(message, hint=[BEST_PRECISION])
     if request == "fp16" and ability.kind == "cpu":
         raise UnsupportedError("fp16 on a CPU is several times slower than fp32", hint=[BEST_PRECISION])
     if request == "fp8":
-        if ability.kind != "cuda" or ability.capability < (8, 9):
-            raise UnsupportedError(
-                f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}", hint=[BEST_PRECISION]
-            )
-        return Precision(
-            "fp8", "requested; large linear layers in float8, the rest in bf16; faster only with --compile"
-        )
+        reason += "; large linear layers in float8, the rest in bf16; faster only with --compile"
     if request == "bf16" and ability.kind == "cuda" and not ability.bf16:
-        return Precision("bf16", f"requested, but {where} only emulates bf16; fp16 is faster on it")
-    return Precision(request, "requested")
+        reason += f", but {ability} only emulates bf16; fp16 is faster on it"
+    return Precision(request, reason)
 
 
 def _automatic(ability: Ability) -> Precision:
-    where = _describe(ability)
     if ability.kind == "cuda":
         if ability.bf16:
-            return Precision("bf16", f"{where} supports bf16 natively")
+            return Precision("bf16", f"{ability} supports bf16 natively")
         if ability.capability >= (7, 0):
-            return Precision("fp16", f"{where} has fp16 tensor cores, but only emulates bf16")
-        return Precision("fp32", f"{where} has no half-precision tensor cores")
+            return Precision("fp16", f"{ability} has fp16 tensor cores, but only emulates bf16")
+        return Precision("fp32", f"{ability} has no half-precision tensor cores")
     if ability.kind == "mps":
-        if ability.bf16:
-            return Precision("bf16", "Apple GPU with torch 2.6 or later")
-        return Precision("fp32", "Apple GPU; bf16 on it requires torch 2.6 or later")
+        reason = "with torch 2.6 or later" if ability.bf16 else "with torch before 2.6"
+        return Precision("bf16" if ability.bf16 else "fp32", f"Apple GPU {reason}")
     if ability.bf16:
         return Precision("bf16", f"this CPU has {' or '.join(_CPU_BF16)}")
     return Precision("fp32", f"this CPU has neither {' nor '.join(_CPU_BF16)}")
-
-
-def _describe(ability: Ability) -> str:
-    if ability.kind != "cuda":
-        return ability.name
-    return f"{ability.name} (compute capability {ability.capability[0]}.{ability.capability[1]})"
-
-
-def default_threads() -> int:
-    """Return torch's own number, which ``OMP_NUM_THREADS`` sets, but not more than the CPUs that are usable.
-
-    torch counts the CPUs of the machine. With more threads than the quota allows, all of them wait for each other.
-    """
-    return min(torch.get_num_threads(), usable_cpus())
 
 
 def usable_cpus(root: Path = Path("/")) -> int:

@@ -28,19 +28,19 @@ def join(device_request: str) -> None:
     """Join the process group if torchrun started this process."""
     if "WORLD_SIZE" not in os.environ or not dist.is_available() or dist.is_initialized():
         return
-    on_gpu = torch.cuda.is_available() and device_request in ("auto", "cuda")
     if ":" in device_request:
         raise ProjectError(
             f"`--device {device_request}` names one device, but torchrun started {os.environ['WORLD_SIZE']} processes",
             hint="to give each process its own GPU, omit `--device`",
         )
+    on_gpu = torch.cuda.is_available() and device_request in ("auto", "cuda")
     if on_gpu:
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
+        local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= found:
             raise ProjectError(
-                f"no GPU for process {local} of this machine: torch finds {torch.cuda.device_count()}",
+                f"no GPU for process {local} of this machine: torch finds {found}",
                 hint="to start one process per GPU",
-                command=f"torchrun --nproc-per-node {torch.cuda.device_count()} -m {PACKAGE}.train",
+                command=f"torchrun --nproc-per-node {found} -m {PACKAGE}.train",
             )
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
@@ -72,11 +72,6 @@ def ranks() -> int:
     return dist.get_world_size() if _control else 1
 
 
-def suffix() -> str:
-    """Return a suffix for the files of this rank; empty for the first one."""
-    return f"-{rank()}" if rank() else ""
-
-
 def say(line: str) -> None:
     """Print on the first rank only, also after the processes left their group."""
     if rank() == 0 and (_control or os.environ.get("RANK", "0") == "0"):
@@ -106,6 +101,14 @@ def average(tensor: Tensor) -> None:
         tensor /= ranks()
 
 
+def gather(value: Any) -> list[Any]:
+    """Return the plain values of all ranks, in order of rank."""
+    values = [value] * ranks()
+    if _control:
+        dist.all_gather_object(values, value, group=_control[0])
+    return values
+
+
 def largest(value: int) -> int:
     """Return the largest value of all ranks, the same on every rank."""
     if not _control:
@@ -115,21 +118,11 @@ def largest(value: int) -> int:
     return int(tensor)
 
 
-def gather(value: Any) -> list[Any]:
-    """Return the values of all ranks, in order of rank."""
-    if not _control:
-        return [value]
-    values: list[Any] = [None] * ranks()
-    dist.all_gather_object(values, value, group=_control[0])
-    return values
-
-
 def from_first(value: Any) -> Any:
     """Return the ``value`` of the first rank."""
-    if not _control:
-        return value
     values = [value]
-    dist.broadcast_object_list(values, src=0, group=_control[0])
+    if _control:
+        dist.broadcast_object_list(values, src=0, group=_control[0])
     return values[0]
 
 
@@ -143,24 +136,24 @@ def wrap(model: nn.Module, device: torch.device, *, find_unused: bool) -> nn.Mod
     )
 
 
-def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without gradient exchange, for all micro-batches of a step but the last."""
+@contextlib.contextmanager
+def without_sync(model: Any) -> Iterator[None]:
+    """While entered, gradients aren't exchanged: for all micro-batches of a step but the last."""
     if isinstance(model, DistributedDataParallel):
-        return cast("contextlib.AbstractContextManager[Any]", model.no_sync())
-    return _unsharded_gradients(model) if is_sharded(model) else contextlib.nullcontext()
+        with model.no_sync():
+            yield
+    elif is_sharded(model):
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+    else:
+        yield
 
 
 def is_sharded(model: nn.Module) -> bool:
     return hasattr(model, "set_requires_gradient_sync")
-
-
-@contextlib.contextmanager
-def _unsharded_gradients(model: Any) -> Iterator[None]:
-    model.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        model.set_requires_gradient_sync(True)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -178,15 +171,13 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str,
     return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def load_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]
-) -> None:
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
     """Load what ``state`` returned."""
     if not is_sharded(model):
-        model.load_state_dict(model_state)
-        optimizer.load_state_dict(optimizer_state)
+        model.load_state_dict(of_model)
+        optimizer.load_state_dict(of_optimizer)
         return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     options = StateDictOptions(full_state_dict=True)
-    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state, options=options)
+    set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer, options=options)

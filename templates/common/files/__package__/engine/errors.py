@@ -18,14 +18,14 @@ PACKAGE = __package__.rpartition(".")[0]
 
 @dataclass(frozen=True)
 class Hint:
-    """One way out of an error: its purpose, and the command or the option that achieves it.
+    """One way out of an error: its purpose, and the command or the option (of the command that failed).
 
     Metavariables are upper case: ``--data DIR``.
     """
 
     purpose: str
     command: str = ""
-    option: str = ""  # of the command that failed
+    option: str = ""
 
     def __str__(self) -> str:
         if self.command:
@@ -39,7 +39,7 @@ class ProjectError(Exception):
     def __init__(self, message: str, *, hint: str | Sequence[Hint] = "", command: str = "", option: str = "") -> None:
         super().__init__(message)
         if isinstance(hint, str):
-            hint = (Hint(hint, command, option),) if hint else ()
+            hint = [Hint(hint, command, option)] if hint else []
         self.hints = tuple(hint)
 
     @property
@@ -48,8 +48,7 @@ class ProjectError(Exception):
         return "; ".join(map(str, self.hints))
 
     def __str__(self) -> str:
-        message = str(self.args[0])
-        return f"{message}\n\nhint: {self.hint}" if self.hints else message
+        return f"{self.args[0]}\n\nhint: {self.hint}" if self.hints else str(self.args[0])
 
 
 class UnsupportedError(ProjectError):
@@ -58,9 +57,6 @@ class UnsupportedError(ProjectError):
 
 class DiskError(ProjectError):
     """A file of the run cannot be written; the run can be resumed afterwards."""
-
-
-RESUME = Hint("to continue from the last checkpoint", option="--resume")
 
 
 def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
@@ -83,7 +79,7 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
             print("interrupted", file=sys.stderr)
         return 130
     if resumable and isinstance(failure, DiskError):
-        failure.hints += (RESUME,)
+        failure.hints += (Hint("to continue from the last checkpoint", option="--resume"),)
     print(f"error: {failure}", file=sys.stderr)
     return 1
 
@@ -92,8 +88,7 @@ def _failure(error: OSError) -> ProjectError:
     """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE) and not error.filename:  # files are named
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)  # Python writes what is left in the buffer when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left in the buffer when it exits
         return ProjectError(f"cannot write to stdout: {reason}", hint="redirect stdout to a file on a disk with space")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskError(f"cannot write `{error.filename}`: {reason}", hint="free some disk space")

@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
 
 from . import distributed
 from .checkpoint import random_state, seed_everything, set_random_state
 from .errors import Hint, ProjectError
-
-Collate = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class Data:
     validation: Dataset[Any]
     about: dict[str, Any] = field(default_factory=dict)
     lazy: bool = True
-    collate: Collate = default_collate
+    collate: Callable[[list[Any]], Any] = default_collate
     fingerprint: str = ""
 
 
@@ -47,22 +45,20 @@ class UnreadableError(ProjectError):
     limit = 10
 
 
-class Tensors(Dataset[tuple[Tensor, ...]]):
+class Tensors(TensorDataset):
     """Samples in memory: the same rows of each tensor. The last tensor holds the answers."""
 
     draws_random_numbers = False
 
-    def __init__(self, *columns: Tensor) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(column[index] for column in self.columns)
-
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        return tuple(column[indices] for column in self.columns)
+        return tuple(tensor[indices] for tensor in self.tensors)
+
+
+def samples(dataset: Any, indices: list[int]) -> Any:
+    """Return the samples as a list, or as a tuple of complete tensors if the dataset makes one."""
+    if hasattr(dataset, "__getitems__"):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
 
 
 class Control(Dataset[Any]):
@@ -72,20 +68,13 @@ class Control(Dataset[Any]):
         self.dataset = dataset
         self.draws_random_numbers = getattr(dataset, "draws_random_numbers", True)
         self.answer_of = by_chance(len(dataset), seed + 1).tolist()
-        if hasattr(dataset, "__getitems__"):
-            self.__getitems__ = self._getitems
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
-        return (*self.dataset[index][:-1], self.dataset[self.answer_of[index]][-1])
-
-    def _getitems(self, indices: list[int]) -> Any:
-        mine, others = (
-            self.dataset.__getitems__(indices),
-            self.dataset.__getitems__([self.answer_of[index] for index in indices]),
-        )
+    def __getitems__(self, indices: list[int]) -> Any:
+        mine = samples(self.dataset, indices)
+        others = samples(self.dataset, [self.answer_of[index] for index in indices])
         if isinstance(mine, tuple):
             return (*mine[:-1], others[-1])
         return [(*one[:-1], other[-1]) for one, other in zip(mine, others)]
@@ -106,32 +95,31 @@ class Order(Sampler[Draw]):
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
-        self.size, self.seed = size, seed
-        self.rank, self.ranks = rank, ranks
+        self.size, self.seed, self.rank, self.ranks = size, seed, rank, ranks
         self.whole = batch_size * ranks
-        self.epoch = 0
-        self.position = 0
+        self.epoch = self.position = 0
+        if self.whole > size:
+            raise ProjectError(
+                f"a batch of {self.whole} samples is larger than the training data ({size} samples)",
+                hint="to use smaller batches",
+                option=f"--batch-size {max(1, size // (2 * ranks))}",
+            )
+
+    def batches(self, samples: int) -> int:
+        """Return how many micro-batches ``samples`` make; the last one has a sample for each rank."""
+        full, rest = divmod(samples, self.whole)
+        return full + (rest >= self.ranks)
 
     def left(self) -> int:
-        """Return the micro-batches that are left of this epoch; the last one has a sample for each rank."""
-        full, rest = divmod(self.size - self.position, self.whole)
-        return full + (rest >= self.ranks)
-
-    def in_epoch(self) -> int:
-        """Return the micro-batches of a complete epoch."""
-        full, rest = divmod(self.size, self.whole)
-        return full + (rest >= self.ranks)
-
-    def samples(self, start: int) -> int:
-        """Return how many samples all ranks together have from ``start`` on, in one micro-batch each."""
-        return min(self.whole, self.size - start)
+        """Return the micro-batches that are left of this epoch."""
+        return self.batches(self.size - self.position)
 
     def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         indices = torch.randperm(self.size, generator=generator).tolist()
         start = self.position
         for _ in range(self.left()):
-            samples = self.samples(start)
+            samples = min(self.whole, self.size - start)  # of all ranks
             first, end = (start + samples * rank // self.ranks for rank in (self.rank, self.rank + 1))
             seed = hashlib.blake2b(repr((self.seed, self.epoch, first)).encode(), digest_size=4).digest()
             yield Draw(indices[first:end], int.from_bytes(seed, "big"))
@@ -140,8 +128,7 @@ class Order(Sampler[Draw]):
     def advance(self, batches: int) -> int:
         """Count the next micro-batches as trained on; return the number of their samples on all ranks."""
         before = self.position
-        for _ in range(batches):
-            self.position += self.samples(self.position)
+        self.position = min(before + batches * self.whole, self.size)
         return self.position - before
 
     def next_epoch(self) -> None:
@@ -152,7 +139,7 @@ class Order(Sampler[Draw]):
 class MicroBatches(Dataset[Any]):
     """A dataset of complete micro-batches: ``micro_batches[draw]``."""
 
-    def __init__(self, dataset: Any, collate: Collate) -> None:
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate
         self.is_random = getattr(dataset, "draws_random_numbers", True)
         self.skipped: set[int] = set()
@@ -160,36 +147,29 @@ class MicroBatches(Dataset[Any]):
     def __getitem__(self, draw: Draw) -> Any:
         try:
             with seeded(draw.seed) if self.is_random else contextlib.nullcontext():
-                return self._collated(draw.indices)
+                found = self._readable(draw.indices or [0])
+                if not len(found):
+                    raise ProjectError("no sample of a micro-batch can be read", hint="repair or remove these files")
+                batch = found if isinstance(found, tuple) else self.collate(found)
+                if not draw.indices:  # this rank has no share, but every rank must call a sharded model
+                    return tuple(column[:0] for column in batch)
+                return tuple(batch) if isinstance(batch, list) else batch
         except ProjectError as error:  # raised by the training process: torch would only pass on its traceback as text
             return error
 
-    def _collated(self, indices: list[int]) -> Any:
+    def _readable(self, indices: list[int]) -> Any:
         try:
-            items = self._items(indices)
-        except UnreadableError:
-            items = [item for index in indices for item in self._readable(index)]
-        if isinstance(items, tuple):
-            return items
-        batch = self.collate(items)
-        return tuple(batch) if isinstance(batch, list) else batch
-
-    def _items(self, indices: list[int]) -> Any:
-        if hasattr(self.dataset, "__getitems__"):
-            return self.dataset.__getitems__(indices)
-        return [self.dataset[index] for index in indices]
-
-    def _readable(self, index: int) -> Any:
-        try:
-            return self._items([index])
+            return samples(self.dataset, indices)
         except UnreadableError as error:
-            if index not in self.skipped:
-                self.skipped.add(index)
+            if len(indices) > 1:
+                return [sample for index in indices for sample in self._readable([index])]
+            if indices[0] not in self.skipped:
+                self.skipped.add(indices[0])
                 print(f"skipped: {error.args[0]}", file=sys.stderr)
             if len(self.skipped) > error.limit:
                 message = f"cannot read more than {error.limit} samples; the last error: {error.args[0]}"
                 raise ProjectError(message, hint=error.hints) from error
-            return ()
+            return []
 
 
 @contextlib.contextmanager
@@ -222,28 +202,24 @@ def make_loader(data: Data, dataset: Dataset[Any], draws: Any, device: torch.dev
 
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
     """Yield the loader's micro-batches; raise ``ProjectError`` if a sample can't be read or a worker process dies."""
-    direct = loader.num_workers == 0 and not loader.pin_memory  # the loader would have nothing to do
-    source = (loader.dataset[draw] for draw in loader.sampler) if direct else iter(loader)
-    while True:
-        try:
-            batch = next(source, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ProjectError(
-                f"a worker process that loads data died: {str(error).splitlines()[0]}",
-                hint=(
-                    Hint(
-                        "after a bus error in a container, to enlarge /dev/shm", command="docker run --ipc=host IMAGE"
-                    ),
-                    Hint("if the machine ran out of memory, to load in the training process", option="--workers 0"),
-                ),
-            ) from error
-        if batch is None:
-            return
-        if isinstance(batch, ProjectError):
-            raise batch
-        yield batch
+    is_direct = loader.num_workers == 0 and not loader.pin_memory  # the loader would have nothing to do
+    source = (loader.dataset[draw] for draw in loader.sampler) if is_direct else loader
+    try:
+        for batch in source:
+            if isinstance(batch, ProjectError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        shared_memory = "after a bus error in a container, to enlarge /dev/shm"
+        raise ProjectError(
+            f"a worker process that loads data died: {str(error).splitlines()[0]}",
+            hint=(
+                Hint(shared_memory, command="docker run --ipc=host IMAGE"),
+                Hint("if the machine ran out of memory, to load in the training process", option="--workers 0"),
+            ),
+        ) from error
 
 
 def in_order(size: int, batch_size: int) -> list[Draw]:
@@ -270,11 +246,11 @@ def split(count: int, part: float, *, labels: Sequence[Any] = (), seed: int = 20
     classes: dict[Any, list[int]] = {}
     for index in by_chance(count, seed).tolist():
         classes.setdefault(labels[index] if labels else None, []).append(index)
-    held_back: list[int] = []
-    single = [str(name) for name, indices in classes.items() if labels and len(indices) == 1]
+    single = sorted(str(name) for name, indices in classes.items() if labels and len(indices) == 1)
     if single and distributed.rank() == 0:
-        found = ", ".join(sorted(single)[:5]) + (", …" if len(single) > 5 else "")
+        found = ", ".join(single[:5]) + (", …" if len(single) > 5 else "")
         print(f"warning: the validation data have none of these, because there is only one: {found}", file=sys.stderr)
+    held_back: list[int] = []
     for indices in classes.values():
         most = len(indices) - 1 if labels else count
         held_back += indices[: min(most, max(1, round(len(indices) * part)))]

@@ -18,7 +18,8 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ import torch
 from torch import Tensor
 
 from . import compat, distributed
-from .checkpoint import write_aside
-from .errors import library, naming
+from .checkpoint import write_aside, write_text
+from .errors import ProjectError, library, naming
 
+Report = Callable[[dict[str, float], int], None]
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -39,13 +41,12 @@ class Metrics:
 
     def __init__(self, run_dir: Path, *, resumed_at: int | None, report_to: list[str]) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._path = path = run_dir / "metrics.jsonl"
-        kept = [line for line in read(path) if line["step"] <= resumed_at] if resumed_at is not None else []
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_aside(path, lambda file: file.write(text.encode()))
-        self._board = tensorboard(run_dir, resumed_at) if "tensorboard" in report_to else None
-        self._wandb = wandb_run(run_dir, resumed_at) if "wandb" in report_to else None
-        self._file = path.open("a", encoding="utf-8")
+        self._path = run_dir / "metrics.jsonl"
+        kept = [line for line in read(self._path) if line["step"] <= resumed_at] if resumed_at is not None else []
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        reporters = {"tensorboard": tensorboard, "wandb": weights_and_biases}
+        self._reports = [reporters[name](run_dir, resumed_at) for name in report_to]
+        self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
         plain = {name: None if _is_nan(value) else value for name, value in values.items()}  # JSON has no NaN
@@ -53,34 +54,40 @@ class Metrics:
             self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
             self._file.flush()
         numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
-        if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
+        for report, _ in self._reports:
+            report(numbers, step)
 
     def close(self) -> None:
         self._file.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for _, close in self._reports:
+            close()
 
 
-def tensorboard(run_dir: Path, resumed_at: int | None) -> Any:
+def tensorboard(run_dir: Path, resumed_at: int | None) -> tuple[Report, Callable[[], None]]:
     library("tensorboard", "`--report-to tensorboard`")
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=None if resumed_at is None else resumed_at + 1)
+    board: Any = SummaryWriter(str(run_dir / "tensorboard"), purge_step=None if resumed_at is None else resumed_at + 1)
+
+    def report(numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            board.add_scalar(name, value, step)
+
+    return report, board.close
 
 
-def wandb_run(run_dir: Path, resumed_at: int | None) -> Any:
-    """Return a run of Weights & Biases, which a resumed run continues."""
+def weights_and_biases(run_dir: Path, resumed_at: int | None) -> tuple[Report, Callable[[], None]]:
+    """Report to a run of Weights & Biases, which a resumed run continues."""
     wandb = library("wandb", "`--report-to wandb`")
     name = run_dir / "wandb-id"
     if resumed_at is None or not name.is_file():
-        name.write_text(wandb.util.generate_id())
-    return wandb.init(project=PROJECT.name, dir=str(run_dir), id=name.read_text(), resume="allow")
+        name.write_text(uuid.uuid4().hex)
+    try:
+        run = wandb.init(project=PROJECT.name, dir=str(run_dir), id=name.read_text(), resume="allow")
+    except wandb.errors.Error as error:
+        hint = "log in to Weights & Biases, or set the variable WANDB_MODE to offline"
+        raise ProjectError(f"cannot report to wandb: {error}", hint=hint) from error
+    return run.log, run.finish
 
 
 def _is_nan(value: Any) -> bool:
@@ -99,14 +106,14 @@ class MeanLoss:
 
     def read(self) -> float:
         """Return the mean and start again. Waits for the device."""
-        mean = self.peek(float("nan"))
+        mean = self.peek()
         self._losses = []
         return mean
 
-    def peek(self, otherwise: float) -> float:
-        """Return the mean and keep the losses; ``otherwise`` if there are none. Waits for the device."""
+    def peek(self) -> float:
+        """Return the mean, NaN if there is none, and keep the losses. Waits for the device."""
         losses = self.state()
-        return float(losses[torch.isfinite(losses)].mean()) if len(losses) else otherwise
+        return float(losses[torch.isfinite(losses)].mean())
 
     def state(self) -> Tensor:
         return torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
@@ -117,14 +124,10 @@ class MeanLoss:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return all lines, without a last line that a crash cut off."""
-    if not path.is_file():
-        return []
     lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
+    with contextlib.suppress(json.JSONDecodeError, FileNotFoundError):
+        for text in path.read_text(encoding="utf-8").splitlines():
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
     return lines
 
 
@@ -157,22 +160,19 @@ def pyplot() -> Any:
 
 def save_figure(figure: Any, picture: Path) -> None:
     """Write the figure as PNG, atomically, and close it."""
-    from matplotlib import pyplot
-
     picture.parent.mkdir(parents=True, exist_ok=True)
     write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
-    pyplot.close(figure)
+    pyplot().close(figure)
 
 
-def draw_curves(run_dir: Path) -> bool:
-    """Draw every measurement over the steps as ``curves.png``. Return False without matplotlib."""
+def draw_curves(run_dir: Path) -> str:
+    """Draw every measurement over the steps as ``curves.png``; return a line to print."""
     plot = pyplot()
     if plot is None:
-        return False
+        return "no curves: matplotlib is missing"
     panels = _panels(read(run_dir / "metrics.jsonl"))
-    figure, axes = plot.subplots(
-        len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, layout="constrained", squeeze=False
-    )
+    size = (8, 2.4 * len(panels))
+    figure, axes = plot.subplots(len(panels), 1, figsize=size, sharex=True, layout="constrained", squeeze=False)
     for axis, (title, curves) in zip(axes[:, 0], panels.items()):
         for event, points in curves.items():
             steps, values = zip(*points)
@@ -183,7 +183,7 @@ def draw_curves(run_dir: Path) -> bool:
     axes[0, 0].set_title(f"{PROJECT.name}: {run_dir.name}")
     axes[-1, 0].set_xlabel("step")
     save_figure(figure, run_dir / "curves.png")
-    return True
+    return f"curves: {run_dir / 'curves.png'}"
 
 
 def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -199,14 +199,8 @@ def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, 
     return panels or {"loss": {}}
 
 
-def write_run_json(run_dir: Path, content: dict[str, Any]) -> None:
-    """Write what a run was made with, to compare it with another run and to reproduce it."""
-    path = run_dir / "run.json"
-    write_aside(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
-
-
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, device, threads, and the source of the running code as plain values."""
+    """Return what a run was made with as plain values, to compare it with another run and to reproduce it."""
     cuda = device.type == "cuda"
     lockfile = installed_lockfile(PROJECT, Path(sys.prefix))
     return {
@@ -270,17 +264,14 @@ def _installed_version(name: str) -> str | None:
 
 def git_revision(project: Path) -> str | None:
     """Return the commit, with ``+`` if files differ from it; None if ``project`` is not the root of a repository."""
-    top = _git(project, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != project.resolve():
-        return None
-    return _git(project, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
-
-
-def _git(project: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(project), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        top = _git(project, "rev-parse", "--show-toplevel")
+        is_root = bool(top) and Path(top).resolve() == project.resolve()
+        return _git(project, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*") if is_root else None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _git(project: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(project), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -47,9 +47,8 @@ class Confusion:
         self.classes = classes
         count = len(classes)
         # float64 counts exactly up to 2**53, which float32 does only up to 16 million pixels; mps lacks float64
-        self._sums = torch.zeros(
-            1 + count * count, dtype=torch.float64, device="cpu" if device.type == "mps" else device
-        )
+        place = "cpu" if device.type == "mps" else device
+        self._sums = torch.zeros(1 + count * count, dtype=torch.float64, device=place)
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Count ``scores`` (samples, classes) and ``labels`` (samples); adds up the cross-entropy, too."""
@@ -85,27 +84,11 @@ def balanced(counts: Tensor) -> Tensor:
 
 
 def show_confusion(table: Tensor, classes: Sequence[str], run_dir: Path) -> list[str]:
-    """Draw the table as ``confusion.png``, and return the most frequent errors as lines to print."""
+    """Draw the table as ``confusion.png``, with each row normalized; return the most frequent errors as lines."""
     lines = [f"most frequent errors: {', '.join(worst_pairs(table, classes)) or 'none'}"]
-    if draw_confusion(table, classes, run_dir / "confusion.png"):
-        lines.append(f"confusion matrix: {run_dir / 'confusion.png'}")
-    return lines
-
-
-def worst_pairs(table: Tensor, classes: Sequence[str]) -> list[str]:
-    """Describe the three most frequent confusions."""
-    wrong = [(int(table[row, column]), row, column) for row, column in table.nonzero().tolist() if row != column]
-    return [
-        f"{classes[row]} as {classes[column]} ({count} of {int(table[row].sum())})"
-        for count, row, column in sorted(wrong, reverse=True)[:3]
-    ]
-
-
-def draw_confusion(table: Tensor, classes: Sequence[str], picture: Path) -> bool:
-    """Draw the table with each row normalized to its class. Return False without matplotlib."""
     plot = pyplot()
     if plot is None:
-        return False
+        return lines
     parts = table / table.sum(dim=1, keepdim=True).clamp(min=1)
     side = min(12.0, 3 + 0.5 * len(classes))
     figure, axis = plot.subplots(figsize=(side + 1, side), layout="constrained")
@@ -120,5 +103,15 @@ def draw_confusion(table: Tensor, classes: Sequence[str], picture: Path) -> bool
             for column, count in enumerate(counts):
                 color = "white" if parts[row, column] > 0.5 else "black"
                 axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
+    picture = run_dir / "confusion.png"
     save_figure(figure, picture)
-    return True
+    return [*lines, f"confusion matrix: {picture}"]
+
+
+def worst_pairs(table: Tensor, classes: Sequence[str]) -> list[str]:
+    """Describe the three most frequent confusions."""
+    wrong = [(int(table[row, column]), row, column) for row, column in table.nonzero().tolist() if row != column]
+    return [
+        f"{classes[row]} as {classes[column]} ({count} of {int(table[row].sum())})"
+        for count, row, column in sorted(wrong, reverse=True)[:3]
+    ]

@@ -1,15 +1,16 @@
-"""Create the optimizer, its learning rate, and the moving average of the weights; freeze parts of a model."""
+"""Create the optimizer, its learning rate, and the moving average of the weights; initialize and freeze a model."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import compat, distributed
+from . import checkpoint, compat, distributed
 from .errors import Hint, ProjectError
 from .options import TrainOptions
 
@@ -47,6 +48,18 @@ def make_optimizer(model: nn.Module, config: TrainOptions, device: torch.device)
     return torch.optim.AdamW(settings, lr=config.lr, fused=fused)
 
 
+def init_from(model: nn.Module, path: Path) -> str:
+    """Load the weights of another run that fit by name and shape, and return what was loaded as a line to print."""
+    content, own = checkpoint.load_model(path)["model"], model.state_dict()
+    fitting = {name: tensor for name, tensor in content.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise ProjectError(f"no weight of `--init-from {path}` fits this model", hint="use a run of the same model")
+    model.load_state_dict(fitting, strict=False)
+    others = sorted(set(own) - set(fitting))
+    new = f"; new are {', '.join(others[:4])}{', …' if len(others) > 4 else ''}" if others else ""
+    return f"initialized from {path}: {len(fitting)} of {len(own)} tensors{new}"
+
+
 def head_of(model: nn.Module) -> str:
     """Return the prefix of the parameters of the head: the last part of the model below any wrappers."""
     names = [name.split(".") for name, _ in model.named_parameters()]
@@ -61,23 +74,20 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> int:
 
     A part is ``backbone``, or consecutive components of a name: ``stages.0`` matches ``network.stages.0.weight``.
     """
-    head = head_of(model)
+    head, parameters = head_of(model), dict(model.named_parameters())
     frozen: set[str] = set()
     for part in parts:
         names = {
             name
-            for name, _ in model.named_parameters()
+            for name in parameters
             if (not name.startswith(head) if part == BACKBONE else f".{part}." in f".{name}.")
         }
         if not names:
-            known = sorted({name.rpartition(".")[0].split(".")[0] for name, _ in model.named_parameters()})
-            raise ProjectError(
-                f"`--freeze {part}` matches no part of the model",
-                hint=[Hint(f"its parts are {', '.join(known)}; to train only the head", option="--freeze backbone")],
-            )
+            known = ", ".join(sorted({name.partition(".")[0] for name in parameters if "." in name}))
+            hint = Hint(f"its parts are {known}; to train only the head", option="--freeze backbone")
+            raise ProjectError(f"`--freeze {part}` matches no part of the model", hint=[hint])
         frozen |= names
-    parameters = dict(model.named_parameters())
-    if frozen == set(parameters):
+    if len(frozen) == len(parameters):
         raise ProjectError("`--freeze` leaves nothing to train", hint="to train the head", option="--freeze backbone")
     for name in frozen:
         parameters[name].requires_grad_(False)
@@ -96,6 +106,8 @@ class Ema:
     """Averages of all weights and of BatchNorm's statistics, multiplied by ``decay`` at each step."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
+        if distributed.is_sharded(model):
+            raise ProjectError("`--ema-decay` requires complete weights, but they are sharded over several ranks")
         self.decay = decay
         named = (*model.named_parameters(), *model.named_buffers())
         self._live = {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
@@ -112,19 +124,19 @@ class Ema:
     def in_place(self) -> Iterator[None]:
         """While entered, replace the model's weights by the averages."""
         own = {name: tensor.clone() for name, tensor in self._live.items()}
-        self._put(self._averages)
+        _copy(self._averages, self._live)
         try:
             yield
         finally:
-            self._put(own)
+            _copy(own, self._live)
 
     def state(self) -> dict[str, Tensor]:
         return dict(self._averages)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        for name, average in self._averages.items():
-            average.copy_(state[name])
+        _copy(state, self._averages)
 
-    def _put(self, tensors: dict[str, Tensor]) -> None:
-        for name, tensor in self._live.items():
-            tensor.copy_(tensors[name])
+
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

@@ -151,8 +151,9 @@ def parse(config: type[Config], arguments: Sequence[str] | None, *, program: str
     parser = Parser(program=program, description=description)
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="Read options from this file; others win.")
     add_options(parser, config)
+    arguments = sys.argv[1:] if arguments is None else arguments
     if file := parser.parse_args(arguments).config:
-        parser.set_defaults(**read_config(file, config, parser))
+        arguments = [*read_config(file, config, parser), *arguments]
     values = vars(parser.parse_args(arguments))
     del values["config"]
     return config_of(config, values, parser)
@@ -168,28 +169,28 @@ def config_of(config: type[Config], values: dict[str, Any], parser: argparse.Arg
 
 def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add one option per field of ``config``; ``run_dir`` becomes ``--run-dir``."""
-    hints = typing.get_type_hints(config)
+    kinds = kinds_of(config)
     for field in dataclasses.fields(config):
         flags = ["--" + field.name.replace("_", "-"), *field.metadata["also"]]
         details: dict[str, Any] = {"default": field.default, "help": field.metadata["help"], "dest": field.name}
-        if hints[field.name] is bool:
+        if kinds[field.name] is bool:
             parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **details)
             continue
         choices = field.metadata["choices"]
         details["metavar"] = f"{{{','.join(choices)}}}" if choices else field.name.rsplit("_", 1)[-1].upper()
         if field.name == "resume":
             details |= {"nargs": "?", "const": "newest"}
-        parser.add_argument(*flags, type=_reader(_plain_type(hints[field.name]), choices), **details)
+        parser.add_argument(*flags, type=_reader(kinds[field.name], choices), **details)
 
 
-def read_config(path: Path, config: type[Any], parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Return the values of a file of lines ``name: value``, which is YAML without nesting."""
+def read_config(path: Path, config: type[Any], parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options in a file of lines ``name: value``, which is YAML without nesting, as arguments."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
         parser.error(f"cannot read `--config {path}`: {error}")
-    types = typing.get_type_hints(config)
-    values: dict[str, Any] = {}
+    kinds = kinds_of(config)
+    arguments = []
     for number, line in enumerate(lines, start=1):
         name, colon, text = (part.strip() for part in line.partition(":"))
         name = name.replace("-", "_")
@@ -197,16 +198,18 @@ def read_config(path: Path, config: type[Any], parser: argparse.ArgumentParser) 
             continue
         if not colon or line[:1].isspace():
             parser.error(f"`{path}`, line {number}: expected `name: value`, found `{line.strip()}`")
-        if name not in types:
-            near = _similar(name, [known.replace("_", "-") for known in types])
+        if name not in kinds:
+            near = _similar(name, [known.replace("_", "-") for known in kinds])
             meant = f"; did you mean `{near.replace('-', '_')}`?" if near else ""
             parser.error(f"`{path}`, line {number}: unknown option `{name}`{meant}")
-        value = _scalar(text)
-        if types[name] is bool and not isinstance(value, bool):
+        value, flag = _scalar(text), name.replace("_", "-")
+        if kinds[name] is bool and not isinstance(value, bool):
             parser.error(f"`{path}`, line {number}: expected true or false for `{name}`, found `{text}`")
-        if value is not None:
-            values[name] = value
-    return values
+        if kinds[name] is bool:
+            arguments.append(as_option(name, value))
+        elif value is not None:
+            arguments.append(f"--{flag}={value}")
+    return arguments
 
 
 def _scalar(text: str) -> str | bool | None:
@@ -222,10 +225,7 @@ def _scalar(text: str) -> str | bool | None:
 def config_text(config: Any) -> str:
     """Return the configuration as the text of a file for ``--config``, without what names this run."""
     values = {name: value for name, value in echo(config).items() if name not in ("run_dir", "resume")}
-    return "".join(
-        f"{name}: {json.dumps(value, ensure_ascii=False) if not isinstance(value, float) else repr(value)}\n"
-        for name, value in values.items()
-    )
+    return "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
 
 
 def echo(config: Any) -> dict[str, str | int | float | bool | None]:
@@ -236,10 +236,9 @@ def echo(config: Any) -> dict[str, str | int | float | bool | None]:
 
 def from_echo(config: type[Config], values: dict[str, Any], **changes: Any) -> Config:
     """Return the configuration that ``echo`` turned into ``values``, with other values for some fields."""
-    types = typing.get_type_hints(config)
-    known = {name: value for name, value in values.items() if name in types}
-    paths = {name: Path(value) for name, value in known.items() if value and _plain_type(types[name]) is Path}
-    return config(**{**known, **paths, **changes})
+    kinds = kinds_of(config)
+    known = {name: value if value is None else kinds[name](value) for name, value in values.items() if name in kinds}
+    return config(**{**known, **changes})
 
 
 def as_option(name: str, value: Any) -> str:
@@ -250,9 +249,9 @@ def as_option(name: str, value: Any) -> str:
     return "" if value is None else f"--{flag} {shlex.quote(str(value))}"
 
 
-def names_of(config: Any, resume: Resume) -> list[str]:
-    """Return the fields whose value a resumed run treats like this."""
-    return [field.name for field in dataclasses.fields(config) if field.metadata["resume"] == resume]
+def kinds_of(config: type[Any]) -> dict[str, Any]:
+    """Return the type of each field; ``Path`` for ``Path | None``, because an option always has a value."""
+    return {name: (*typing.get_args(hint), hint)[0] for name, hint in typing.get_type_hints(config).items()}
 
 
 def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str], Any]:
@@ -269,9 +268,3 @@ def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str
         return value
 
     return read
-
-
-def _plain_type(hint: Any) -> Any:
-    """Return ``Path`` for ``Path | None``, because an option always has a value."""
-    inner = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    return inner[0] if inner else hint

@@ -7,12 +7,14 @@ evaluates, saves, and stops.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -30,7 +32,7 @@ from .device import Precision, nvidia_signs, usable_cpus
 from .errors import Hint, ProjectError
 from .loader import Control, Data, Order, in_order, make_loader, read
 from .metrics import Metric
-from .options import TrainOptions, as_option, config_text, echo, names_of, words
+from .options import TrainOptions, as_option, config_text, echo, words
 
 Say = Callable[[str], None]
 LINE_EVERY_S = 10.0
@@ -66,8 +68,8 @@ class Task:
 
     def place(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Return the model on its device, in the memory format that it computes in."""
-        channels_last = self.channels_last and device.type != "mps"
-        memory_format = torch.channels_last if channels_last else torch.preserve_format
+        self.channels_last = self.channels_last and device.type != "mps"
+        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         return cast(nn.Module, cast(Any, model).to(device=device, memory_format=memory_format))
 
 
@@ -91,47 +93,41 @@ class Training:
     ) -> None:
         self.config, self.task, self.data, self.device = config, task, data, device
         self.metric = Metric.named(config.eval_metric) if config.eval_metric else task.metric
-        self.train_data: Any = Control(data.train, config.seed) if config.control else data.train
-        if config.init_from:
-            self.initialized = init_from(model, config.init_from)
-        self.frozen = optim.freeze(model, words(config.freeze))
+        self.train_data = cast(Any, Control(data.train, config.seed) if config.control else data.train)
+        self.notes = [optim.init_from(model, config.init_from)] if config.init_from else []
+        if frozen := optim.freeze(model, words(config.freeze)):
+            self.notes.append(f"frozen: {frozen:,} parameters")
         self.model = task.place(model, device, precision)
         wrapped = distributed.wrap(self.model, device, find_unused=config.find_unused_parameters)
         self.without_sync = lambda: distributed.without_sync(wrapped)
         self.parallel = compat.compiled(wrapped, device.type) if config.compile else wrapped
         self.optimizer = optim.make_optimizer(self.model, config, device)
-        self.amp = Amp(
-            self.model,
-            self.optimizer,
-            precision,
-            clip_grad=config.clip_grad,
-            max_skips=config.max_skips,
-            init_scale=config.init_scale,
-            growth_interval=config.growth_interval,
-        )
-        if config.ema_decay and distributed.is_sharded(self.model):
-            raise ProjectError("`--ema-decay` requires complete weights, but they are sharded over several ranks")
+        self.amp = Amp(self.model, self.optimizer, precision, config)
         self.ema = optim.Ema(self.model, config.ema_decay) if config.ema_decay else None
         self.best: float | None = None
         self.worse = 0  # evaluations since the best one
         self.step = 0
         self.samples = 0  # of all ranks, since the start of this process
-        self.order = make_order(config, len(cast(Sized, self.train_data)))
-        workers = config.workers if config.workers >= 0 else (min(8, max(1, usable_cpus() - 1)) if data.lazy else 0)
+        rank, ranks = distributed.rank(), distributed.ranks()
+        self.order = Order(len(self.train_data), config.batch_size, config.seed, rank=rank, ranks=ranks)
+        automatic = min(8, max(1, usable_cpus() - 1)) if data.lazy else 0
+        workers = config.workers if config.workers >= 0 else automatic
         self.loader = make_loader(data, self.train_data, self.order, device, workers)
-        draws = in_order(len(cast(Sized, data.validation)), config.batch_size)
+        draws = in_order(len(cast(Any, data.validation)), config.batch_size)
         self.validation_loader = make_loader(data, data.validation, draws, device, workers)
         self.mean_loss = log.MeanLoss(device)
-        seed_everything(config.seed + distributed.rank())  # the models are equal; from here on, each rank draws its own
+        seed_everything(config.seed + rank)  # the models are equal; from here on, each rank draws its own
 
     @property
     def total_steps(self) -> int:
         """The steps of the complete run: those that are done, and those that are left with these options."""
-        if self.config.max_steps:
-            return self.config.max_steps
-        accumulate = self.config.grad_accum_steps
-        in_epoch, left = (-(-count // accumulate) for count in (self.order.in_epoch(), self.order.left()))
-        return self.step + left + (self.config.epochs - self.order.epoch - 1) * in_epoch
+        left = -(-self.order.left() // self.config.grad_accum_steps)
+        epochs = self.config.epochs - self.order.epoch - 1
+        return self.config.max_steps or self.step + left + epochs * self.steps_in_epoch
+
+    @property
+    def steps_in_epoch(self) -> int:
+        return -(-self.order.batches(self.order.size) // self.config.grad_accum_steps)
 
     def groups(self) -> Iterator[list[Batch]]:
         """Yield the rest of the epoch, ``grad_accum_steps`` micro-batches at a time; the last group may be smaller."""
@@ -159,24 +155,43 @@ class Training:
 
     def evaluate(self) -> dict[str, float]:
         """Return the task's measurements of the current model on the validation data."""
-        with self._evaluating():
-            return self.task.evaluate(self.model, (self.on_device(batch) for batch in read(self.validation_loader)))
+        with self._evaluating() as batches:
+            return self.task.evaluate(self.model, batches)
 
     def show(self) -> Sequence[str]:
         """Let the task write its pictures or samples into the run directory; return lines to print."""
         if distributed.is_sharded(self.model):
             return ("no pictures or samples: the weights are sharded over several ranks",)
-        with self._evaluating():
-            batches = (self.on_device(batch) for batch in read(self.validation_loader))
+        with self._evaluating() as batches:
             return self.task.show(self.model, batches, self.config.run_dir)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[Iterable[Batch]]:
+        """While entered: evaluation mode, autocast, no gradients, and the averaged weights if there are any."""
+        averages = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
+        self.model.eval()
+        try:
+            with torch.no_grad(), averages, self.amp.autocast():
+                yield (self.on_device(batch) for batch in read(self.validation_loader))
+        finally:
+            optim.train_mode(self.model)
+
+    def on_device(self, batch: Any) -> Any:
+        """Move every tensor of a batch to the device."""
+        if isinstance(batch, Tensor):
+            is_image = self.task.channels_last and batch.dim() == 4
+            memory_format = torch.channels_last if is_image else torch.preserve_format
+            return batch.to(self.device, non_blocking=True, memory_format=memory_format)
+        if isinstance(batch, dict):
+            return {name: self.on_device(value) for name, value in batch.items()}
+        return tuple(map(self.on_device, batch)) if isinstance(batch, (tuple, list)) else batch
 
     def is_best(self, evaluation: dict[str, float]) -> bool:
         """Return whether this is the best evaluation so far, and remember it if it is."""
         if self.metric.name not in evaluation:
+            message = f"the evaluation has no value `{self.metric.name}`; it has {', '.join(evaluation)}"
             raise ProjectError(
-                f"the evaluation has no value `{self.metric.name}`; it has {', '.join(evaluation)}",
-                hint="to select the best checkpoint by another value",
-                option="--eval-metric NAME",
+                message, hint="to select the best checkpoint by another value", option="--eval-metric NAME"
             )
         value = evaluation[self.metric.name]
         is_best = math.isfinite(value) and (self.best is None or not self.metric.stays_short(value, self.best))
@@ -224,6 +239,7 @@ class Training:
             seed_everything(self.config.seed + 1_000_003 * (self.step + 1) + distributed.rank())
 
     def _compare(self, state: dict[str, Any], say: Say) -> None:
+        """Raise if data or options make the checkpoint that of another run; report options that change the result."""
         if state["fingerprint"] != self.data.fingerprint:
             raise ProjectError(
                 "the data have changed since the checkpoint, so validation samples could get into the training",
@@ -231,25 +247,21 @@ class Training:
                 option="--init-from DIR --run-dir runs/NAME",
             )
         then, now = state["config"], echo(self.config)
-        differs = {name: then.get(name) for name in now if then.get(name) != now[name]}
-        refused = [name for name in names_of(self.config, "same") if name in differs]
-        if refused:
+        differing: dict[str, list[str]] = {"same": [], "changes": [], "free": []}
+        for field in dataclasses.fields(self.config):
+            if then.get(field.name) != now[field.name]:
+                differing[field.metadata["resume"]].append(field.name)
+        if refused := differing["same"]:
             found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in refused)
             options = " ".join(as_option(name, then.get(name)) for name in refused).strip()
-            raise ProjectError(
-                f"cannot resume with other options: {found}",
-                hint=(Hint("to resume it", option=options) if options else Hint("to resume it, omit them"), OTHER_RUN),
-            )
-        changes = [
-            f"{name} {differs[name]} → {now[name]}" for name in names_of(self.config, "changes") if name in differs
-        ]
-        for name, before, after in (
-            ("precision", state["precision"], self.amp.precision.name),
-            ("processes", len(state["random"]), distributed.ranks()),
-        ):
-            changes += [f"{name} {before} → {after}"] if before != after else []
-        if changes:
-            say(f"no longer bit-identical to the run before: {', '.join(changes)}")
+            hint = Hint("to resume it", option=options) if options else Hint("to resume it, omit them")
+            raise ProjectError(f"cannot resume with other options: {found}", hint=(hint, OTHER_RUN))
+        then = {**then, "precision": state["precision"], "processes": len(state["random"])}
+        now = {**now, "precision": self.amp.precision.name, "processes": distributed.ranks()}
+        names = [*differing["changes"], *(name for name in ("precision", "processes") if then[name] != now[name])]
+        if names:
+            changes = ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names)
+            say(f"no longer bit-identical to the run before: {changes}")
 
     def state_hash(self) -> str:
         """Return the SHA-256 of weights and buffers, which is equal for bit-identical runs."""
@@ -260,31 +272,6 @@ class Training:
             digest.update(content.numpy().data)
         return digest.hexdigest()
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """While entered: evaluation mode, autocast, no gradients, and the averaged weights if there are any."""
-        self.model.eval()
-        try:
-            with (
-                torch.no_grad(),
-                self.ema.in_place() if self.ema is not None else contextlib.nullcontext(),
-                self.amp.autocast(),
-            ):
-                yield
-        finally:
-            optim.train_mode(self.model)
-
-    def on_device(self, batch: Any) -> Any:
-        """Move every tensor of a batch to the device."""
-        if isinstance(batch, Tensor):
-            moved = batch.to(self.device, non_blocking=True)
-            if self.task.channels_last and moved.dim() == 4 and self.device.type != "mps":
-                return moved.contiguous(memory_format=torch.channels_last)
-            return moved
-        if isinstance(batch, dict):
-            return {name: self.on_device(value) for name, value in batch.items()}
-        return tuple(map(self.on_device, batch)) if isinstance(batch, (tuple, list)) else batch
-
 
 class Run:
     """While entered, a training that was resumed if requested, and that stops after a signal."""
@@ -294,49 +281,37 @@ class Run:
         self.losses: list[float] = []
         self.evaluation: dict[str, float] = {}
         self._checkpoints = Checkpoints(self.config.run_dir / "checkpoints", keep=self.config.keep)
-        self._signal = Signal()
-        self._evaluated_at = self._saved_at = -1
+        self._open = contextlib.ExitStack()
+        self._metrics: log.Metrics | None = None  # of the first rank
+        self._evaluated_at = -1
 
     def __enter__(self) -> Run:
         training, config = self.training, self.config
-        is_first = distributed.rank() == 0
         if training.device.type != "cuda" and (signs := nvidia_signs()):
-            print(
-                f"warning: training on {training.device}, although the machine has {'; '.join(signs)}", file=sys.stderr
-            )
-        if config.init_from:
-            self.say(training.initialized)
-        if training.frozen:
-            self.say(f"frozen: {training.frozen:,} parameters")
-        resumed_at = self._resume()
-        self._metrics = None
+            found = "; ".join(signs)
+            print(f"warning: training on {training.device}, although the machine has {found}", file=sys.stderr)
+        for line in training.notes:
+            self.say(line)
+        resumed_at, is_first = self._resume(), distributed.rank() == 0
         if is_first:
-            self._metrics = log.Metrics(config.run_dir, resumed_at=resumed_at, report_to=words(config.report_to))
-            checkpoint.write_aside(
-                config.run_dir / "config.yaml", lambda file: file.write(config_text(config).encode())
-            )
+            metrics = log.Metrics(config.run_dir, resumed_at=resumed_at, report_to=words(config.report_to))
+            self._metrics = self._open.enter_context(contextlib.closing(metrics))
+            checkpoint.write_text(config.run_dir / "config.yaml", config_text(config))
         self._write_run_json()
-        self._total = training.total_steps
-        self._bar = tqdm(
-            total=self._total, initial=training.step, unit="step", disable=None if is_first else True, file=sys.stderr
-        )
-        self._prints_lines = is_first and self._bar.disable
-        self._first_step, self._samples = training.step, training.samples
+        self._first_step, self._samples, self._total = training.step, training.samples, training.total_steps
+        bar = tqdm(total=self._total, initial=training.step, unit="step", disable=not is_first or None, file=sys.stderr)
+        self._bar = self._open.enter_context(bar)
+        self._prints_lines = is_first and bar.disable
+        self._trace = self._open.enter_context(self._profiler()) if config.profile else None
+        self._signal = self._open.enter_context(contextlib.closing(Signal()))
         self._start = self._time = self._last_line = time.perf_counter()
-        self._trace = Trace(config.profile, config.run_dir / f"trace{distributed.suffix()}.json")
-        self._trace.__enter__()
-        self._signal.__enter__()
         optim.train_mode(training.model)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._signal.__exit__()
-        self._trace.__exit__(kind, error, traceback)
-        self._bar.close()
-        if self._metrics is not None:
-            self._metrics.close()
+        self._open.close()
         if isinstance(error, compat.OUT_OF_MEMORY):
             raise out_of_memory(self.training, error) from error
         if isinstance(error, RuntimeError) and "Expected to have finished reduction" in str(error):
@@ -361,10 +336,11 @@ class Run:
         training = self.training
         training.mean_loss.add(loss)
         self._signal.agree()
-        self._trace.step()
+        if self._trace is not None:
+            self._trace.step()
         if training.step == self._total or self.due(self.config.log_every):
             self._log()
-        elif self._prints_lines and time.perf_counter() - self._last_line >= LINE_EVERY_S:
+        if self._prints_lines and time.perf_counter() - self._last_line >= LINE_EVERY_S and training.step < self._total:
             self._print_line()
 
     def evaluate(self) -> bool:
@@ -384,55 +360,44 @@ class Run:
     def save(self, *, is_best: bool = False) -> None:
         """Collect the state from all ranks; the first one writes it, and the model if it is the best so far."""
         state = self.training.state()
-        self._saved_at = self.training.step
         if distributed.rank() != 0:
             return
         path = self._checkpoints.save(state, self.training.step)
         if is_best:
             self._checkpoints.keep_as(path, checkpoint.BEST)
-            names = ("config", "about", "step")
-            content = {"format": checkpoint.FORMAT, **{name: state[name] for name in names}, "metrics": self.evaluation}
+            content = {"format": checkpoint.FORMAT, "metrics": self.evaluation}
+            content.update({name: state[name] for name in ("config", "about", "step")})
             content["model"] = {**state["model"], **state["ema"]}
             checkpoint.write_aside(self.config.run_dir / checkpoint.MODEL, lambda file: torch.save(content, file))
 
     def end_epoch(self) -> None:
         """Evaluate where due, go to the next epoch if this one is complete, and save. After a signal, only save."""
-        training = self.training
-        if self._signal.received:
-            self.save()
-            return
-        is_best = False
-        if (self.config.eval_every == 0 or self.stopping) and self._evaluated_at != training.step:
-            is_best = self.evaluate()
-        if not training.order.left():
-            training.order.next_epoch()
+        training, is_best = self.training, False
+        if not self._signal.received:
+            if (self.config.eval_every == 0 or self.stopping) and self._evaluated_at != training.step:
+                is_best = self.evaluate()
+            if not training.order.left():
+                training.order.next_epoch()
         self.save(is_best=is_best)
 
     def finish(self, *, draw: bool = True) -> Outcome:
         """Write the result of the run, and return it. Call this while the run is entered."""
         training, signal_name = self.training, self._signal.received
         state_hash = training.state_hash()
-        if not signal_name:
+        if signal_name:
+            self.say(f"{signal_name}: saved after step {training.step}; to continue, pass `--resume`")
+        else:
             self.evaluation = self.evaluation or training.evaluate()
             if self._metrics is not None:
                 self._metrics.write("finished", training.step, state_hash=state_hash, skipped=training.amp.skipped)
             self._write_run_json(state_hash=state_hash, evaluation=self.evaluation)
-        if self._trace.written:
-            self.say(f"trace: {self._trace.path} (to view it, open it at https://ui.perfetto.dev)")
-        if signal_name:
-            self.say(f"{signal_name}: saved after step {training.step}; to continue, pass `--resume`")
-        elif draw and distributed.rank() == 0:
-            for line in training.show():
-                self.say(line)
-            is_drawn = log.draw_curves(self.config.run_dir)
-            self.say(
-                f"curves: {self.config.run_dir / 'curves.png'}" if is_drawn else "no curves: matplotlib is missing"
-            )
+            if draw and distributed.rank() == 0:
+                for line in (*training.show(), log.draw_curves(self.config.run_dir)):
+                    self.say(line)
         patience = "patience" if self._is_out_of_patience() else ""
         if patience and not signal_name:
-            self.say(
-                f"stopped: no better {training.metric.name} than {training.best:.4f} in {training.worse} evaluations"
-            )
+            best = f"{training.metric.name} than {training.best:.4f}"
+            self.say(f"stopped: no better {best} in {training.worse} evaluations")
         return Outcome(
             losses=tuple(self.losses),
             evaluation=self.evaluation,
@@ -445,13 +410,13 @@ class Run:
     def _is_out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.training.worse
 
-    def _epochs(self) -> str:
-        in_epoch = -(-self.training.order.in_epoch() // self.config.grad_accum_steps)
-        return str(-(-self.config.max_steps // in_epoch) if self.config.max_steps else self.config.epochs)
+    def _epochs(self) -> int:
+        max_steps = self.config.max_steps
+        return -(-max_steps // self.training.steps_in_epoch) if max_steps else self.config.epochs
 
     def _resume(self) -> int | None:
         """Return the step after which the run continues, or None for a new run."""
-        run_dir, request = self.config.run_dir, self.config.resume
+        run_dir, request, training = self.config.run_dir, self.config.resume, self.training
         if not request:
             if self._checkpoints.complete():
                 hint = (Hint("to continue it", option="--resume"), OTHER_RUN)
@@ -465,12 +430,8 @@ class Run:
             self.say(f"no checkpoint in `{self._checkpoints.folder}`: starting from the beginning")
             return None
         if "optimizer" not in state:
-            raise ProjectError(
-                f"`{request}` has the weights of a run, but not its state",
-                hint="to start a new run from its weights",
-                option="--init-from FILE",
-            )
-        training = self.training
+            message = f"`{request}` has the weights of a run, but not its state"
+            raise ProjectError(message, hint="to start a new run from its weights", option="--init-from FILE")
         training.load_state(state, self.say)
         is_done = training.step >= training.total_steps
         where = "the last one: nothing is left to train" if is_done else f"epoch {training.order.epoch + 1}"
@@ -481,11 +442,11 @@ class Run:
         """Print the progress where there is no bar. This waits for the device."""
         training, now = self.training, time.perf_counter()
         self._last_line = now
-        done, left = training.step - self._first_step, self._total - training.step
-        loss = training.mean_loss.peek(self.losses[-1] if self.losses else float("nan"))
-        time_left = f"about {duration((now - self._start) / done * left)} left"
+        seconds = (now - self._start) / (training.step - self._first_step) * (self._total - training.step)
+        loss = training.mean_loss.peek()
+        loss = self.losses[-1] if math.isnan(loss) and self.losses else loss
         line = f"step {training.step}/{self._total} (epoch {training.order.epoch + 1}/{self._epochs()})"
-        print(f"{line}  loss {loss:.4f}  {time_left}", file=sys.stderr, flush=True)
+        print(f"{line}  loss {loss:.4f}  about {duration(seconds)} left", file=sys.stderr, flush=True)
 
     def _log(self) -> None:
         """Record one line of measurements; this waits for the device."""
@@ -501,15 +462,13 @@ class Run:
             "skipped": training.amp.skipped,
             f"{unit}_per_second": round(speed, 1),
         }
-        shown: dict[str, Any] = {"loss": f"{loss:.4f}", f"{unit}/s": f"{speed:,.0f}"}
+        shown = {"loss": f"{loss:.4f}", f"{unit}/s": f"{speed:,.0f}"}
         if training.device.type == "cuda":
             values["peak_memory_bytes"] = torch.cuda.max_memory_allocated(training.device)
             shown["peak"] = f"{values['peak_memory_bytes'] / GIB:.2f} GiB"
         self._write("train", values)
         self._bar.update(training.step - self._bar.n)
         self._bar.set_postfix(shown, refresh=False)
-        if self._prints_lines and now - self._last_line >= LINE_EVERY_S and training.step < self._total:
-            self._print_line()
 
     def _write(self, event: str, values: dict[str, float]) -> None:
         if self._metrics is not None:
@@ -517,27 +476,36 @@ class Run:
 
     def _write_run_json(self, **ending: Any) -> None:
         if distributed.rank() == 0:
-            training = self.training
-            about = {"config": echo(self.config), "precision": training.amp.precision.name}
-            log.write_run_json(self.config.run_dir, {**about, **log.environment(training.device), **ending})
+            about = {"config": echo(self.config), "precision": self.training.amp.precision.name}
+            content = {**about, **log.environment(self.training.device), **ending}
+            checkpoint.write_text(self.config.run_dir / "run.json", json.dumps(content, indent=2) + "\n")
+
+    def _profiler(self) -> profile:
+        """Return a profiler that records ``--profile`` steps for Perfetto after three others, in which caches fill."""
+        rank = distributed.rank()
+        path = self.config.run_dir / (f"trace-{rank}.json" if rank else "trace.json")
+
+        def write(profiler: Any) -> None:
+            profiler.export_chrome_trace(str(path))
+            self.say(f"trace: {path} (to view it, open it at https://ui.perfetto.dev)")
+
+        return profile(
+            activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * torch.cuda.is_available()],
+            schedule=schedule(wait=2, warmup=1, active=self.config.profile, repeat=1),
+            on_trace_ready=write,
+        )
 
 
 class Signal:
-    """While entered, remember the first SIGTERM, SIGINT, or SIGUSR1; a second SIGINT interrupts at once."""
+    """Remember the first SIGTERM, SIGINT, or SIGUSR1 until it is closed; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.received = ""
-        self._before: dict[int, Any] = {}
+        names = [name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]  # not all on Windows
+        self._before = [(signal.Signals[name], signal.signal(signal.Signals[name], self._remember)) for name in names]
 
-    def __enter__(self) -> Signal:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-            if hasattr(signal, name):  # Windows has no SIGUSR1
-                number = getattr(signal, name)
-                self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self) -> None:
-        for number, handler in self._before.items():
+    def close(self) -> None:
+        for number, handler in self._before:
             signal.signal(number, handler)
 
     def agree(self) -> None:
@@ -549,62 +517,6 @@ class Signal:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
-
-
-class Trace:
-    """While entered, record ``steps`` steps for Perfetto after the first few, while caches fill (``--profile N``)."""
-
-    WARM = 3
-
-    def __init__(self, steps: int, path: Path) -> None:
-        self.path = path
-        self.written = False
-        self._profiler: Any = contextlib.nullcontext()
-        if steps:
-            self._profiler = profile(
-                activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else []),
-                schedule=schedule(wait=self.WARM - 1, warmup=1, active=steps, repeat=1),
-                on_trace_ready=self._write,
-            )
-        self.step: Callable[[], None] = self._profiler.step if steps else lambda: None
-
-    def __enter__(self) -> Trace:
-        self._profiler.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._profiler.__exit__(*error)
-
-    def _write(self, profiler: Any) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(self.path))
-        self.written = True
-
-
-def make_order(config: TrainOptions, size: int) -> Order:
-    """Return this rank's order of the samples; raise if a batch is larger than the data."""
-    order = Order(size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks())
-    if order.whole > size:
-        raise ProjectError(
-            f"a batch of {order.whole} samples is larger than the training data ({size} samples)",
-            hint="to use smaller batches",
-            option=f"--batch-size {max(1, size // (2 * order.ranks))}",
-        )
-    return order
-
-
-def init_from(model: nn.Module, path: Path) -> str:
-    """Load the weights of another run that fit by name and shape, and return what was loaded as a line to print."""
-    content = checkpoint.load_model(path)["model"]
-    own = model.state_dict()
-    fitting = {name: tensor for name, tensor in content.items() if name in own and own[name].shape == tensor.shape}
-    if not fitting:
-        raise ProjectError(f"no weight of `--init-from {path}` fits this model", hint="use a run of the same model")
-    model.load_state_dict(fitting, strict=False)
-    others = sorted(set(own) - set(fitting))
-    return f"initialized from {path}: {len(fitting)} of {len(own)} tensors" + (
-        f"; new are {', '.join(others[:4])}{', …' if len(others) > 4 else ''}" if others else ""
-    )
 
 
 def out_of_memory(training: Training, error: BaseException) -> ProjectError:

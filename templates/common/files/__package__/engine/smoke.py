@@ -12,8 +12,8 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,13 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .device import ability_of, choose_precision, nvidia_signs, prepare
 from .errors import PACKAGE
 from .options import Parser
-from .run import Outcome, Training
+from .run import Outcome, Say, Training
 
 NO_GPU = "this machine has no NVIDIA device or driver"
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 LOW_SHARE = 0.98  # of the FLOPs of all matrix products and convolutions
 EARLY = 10  # steps in which no output is so certain that its gradient is 0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +47,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Project:
-    """The functions of a project that the smoke test calls."""
-
-    build: Callable[..., Training]
-    fit: Callable[..., Outcome]
-    smoke_config: Callable[..., Any]
-    limits: Limits
-
-
-@dataclass(frozen=True)
 class Check:
     """One check with the expected and the found value."""
 
@@ -67,65 +56,73 @@ class Check:
     found: str
 
 
-def main(project: Project, arguments: Sequence[str] | None = None) -> int:
+def main(project: Any, arguments: Sequence[str] | None = None) -> int:
+    """Test a project by the functions of its module ``train``."""
     parser = Parser(
         program=f"python -m {PACKAGE}.smoke",
         description="Train for seconds on real data, and check that the model learns and that a control doesn't.",
     )
     gpu = parser.add_mutually_exclusive_group()
     gpu.add_argument("--require-gpu", action="store_true", help="Fail if torch can't use an NVIDIA GPU.")
-    gpu.add_argument(
-        "--skip-gpu", metavar="REASON", help="Train on the CPU only, and report the GPU part as not run, with a reason."
-    )
+    skip = "Train on the CPU only, and report the GPU part as not run, with a reason."
+    gpu.add_argument("--skip-gpu", metavar="REASON", default="", help=skip)
     options = parser.parse_args(arguments)
-    return 0 if run(project, print, require_gpu=options.require_gpu, skip_gpu=options.skip_gpu or "") else 1
+    return 0 if run(project, print, require_gpu=options.require_gpu, skip_gpu=options.skip_gpu) else 1
 
 
-def run(project: Project, say: Say, *, require_gpu: bool = False, skip_gpu: str = "") -> bool:
+def run(project: Any, say: Say, *, require_gpu: bool = False, skip_gpu: str = "") -> bool:
     """Run all checks, and return whether they passed."""
     works = torch.cuda.is_available() and torch.version.cuda is not None and not skip_gpu
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if works else []
     if not gpus:
         torch.set_num_threads(1)  # threads that wait for each other on a busy machine cost minutes, and change the bits
     checks = [Check("device", True, "the CPU", "CPU") if skip_gpu else _gpu_check(gpus, require_gpu=require_gpu)]
-    if checks[0].passed:
+    can_train = checks[0].passed
+    if can_train:
         for number, device in enumerate(gpus or [torch.device("cpu")]):
             checks += check_device(project, device, say, with_control=number == 0)
     passed = all(check.passed for check in checks)
     for check in checks:
         say(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found} (expected: {check.wanted})")
-    many = f"passed on {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
-    say(f"smoke test {'FAILED' if not passed else many if gpus else '- the CPU part passed'}".replace(" -", ":"))
-    if not gpus and checks[0].passed:
+    if not passed:
+        say("smoke test FAILED")
+    elif gpus:
+        say(f"smoke test passed on {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}")
+    else:
+        say("smoke test: the CPU part passed")
+    if not gpus and can_train:
         _say_how_to_run_gpu_part(skip_gpu or NO_GPU, say)
     return passed
 
 
 def _gpu_check(gpus: list[torch.device], *, require_gpu: bool) -> Check:
     """Allow a run on the CPU only if the machine shows no sign of NVIDIA."""
-    signs = nvidia_signs()
     if gpus:
         return Check("device", True, "an NVIDIA GPU", ", ".join(map(_device_name, gpus)))
+    signs = "; ".join(nvidia_signs())
     if not signs and not require_gpu:
         return Check("device", True, "an NVIDIA GPU, if the machine has one", "CPU; no NVIDIA device or driver")
     built = torch.version.cuda or "none; this torch is a CPU build"
-    seen = f"signs of NVIDIA: {'; '.join(signs)}" if signs else "no NVIDIA device or driver"
+    seen = f"signs of NVIDIA: {signs}" if signs else "no NVIDIA device or driver"
     return Check("device", False, "training on the GPU", f"torch finds no GPU (CUDA of torch: {built}); {seen}")
 
 
-def check_device(project: Project, device: torch.device, say: Say, *, with_control: bool) -> list[Check]:
+def check_device(project: Any, device: torch.device, say: Say, *, with_control: bool) -> list[Check]:
     """Train on one device, and on the first one the control, too; return what was seen."""
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
         real = observe(project, device, Path(folder) / "real", say, shuffled=False)
-        checks = judge(real, project.limits)
+        checks = judge(real, project.SMOKE)
         if with_control:
             control = observe(project, device, Path(folder) / "control", say, shuffled=True)
-            checks += judge_control(real, control, project.limits)
-    return [Check(f"{each.name} ({_device_name(device)})", each.passed, each.wanted, each.found) for each in checks]
+            checks += judge_control(real, control, project.SMOKE)
+    return [replace(each, name=f"{each.name} ({_device_name(device)})") for each in checks]
 
 
 class Observer(TorchDispatchMode):
     """While entered, watch the calls of a training's model and optimizer, and the operations between them."""
+
+    outcome: Outcome  # what the training reports
+    evaluates_again: bool  # to the same result, and leaves the model unchanged
 
     def __init__(self, training: Training) -> None:
         cast(Any, super()).__init__()  # has no annotations
@@ -189,10 +186,8 @@ class Observer(TorchDispatchMode):
 
     def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._is_stepping = False
-        before, self._sum = (
-            self._sum,
-            float(sum(each.detach().double().sum() for each in self.training.model.parameters())),
-        )
+        before = self._sum
+        self._sum = float(sum(each.detach().double().sum() for each in self.training.model.parameters()))
         self.idle += self._sum == before
         self.rates.append(max(group["lr"] for group in optimizer.param_groups))
 
@@ -212,99 +207,77 @@ def flops_of(name: str, tensors: Sequence[Tensor], result: Tensor) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What a training reported, and what was seen of it."""
-
-    training: Training
-    outcome: Outcome
-    again: dict[str, float]  # another evaluation of the same model
-    is_unchanged: bool  # the model, by that evaluation
-    seen: Observer
-    moved: list[float]
-
-
-def observe(project: Project, device: torch.device, folder: Path, say: Say, *, shuffled: bool) -> Observed:
+def observe(project: Any, device: torch.device, folder: Path, say: Say, *, shuffled: bool) -> Observer:
     """Run the project's own training loop and watch it."""
     config = project.smoke_config(device=str(device), precision=_precision(device), run_dir=folder, shuffled=shuffled)
-    say(f"training on {_device_name(device)} with {'shuffled' if shuffled else 'real'} {project.limits.shuffled}")
+    say(f"training on {_device_name(device)} with {'shuffled' if shuffled else 'real'} {project.SMOKE.shuffled}")
     training = project.build(config, *prepare(config, say))
     seen = Observer(training)
     with seen:
-        outcome = project.fit(training, say=lambda line: None, draw=False)
+        seen.outcome = project.fit(training, say=lambda line: None, draw=False)
     again = training.evaluate()
-    return Observed(training, outcome, again, training.state_hash() == outcome.state_hash, seen, seen.moved())
+    same = all(math.isclose(again[name], value, rel_tol=1e-5) for name, value in seen.outcome.evaluation.items())
+    seen.evaluates_again = same and training.state_hash() == seen.outcome.state_hash
+    return seen
 
 
-def judge(run: Observed, limits: Limits) -> list[Check]:
+def judge(seen: Observer, limits: Limits) -> list[Check]:
     """Check a training on real data."""
-    outcome, seen, training = run.outcome, run.seen, run.training
-    metric, config = training.metric, training.config
+    outcome, metric, moved = seen.outcome, seen.training.metric, seen.moved()
     bad = sum(not math.isfinite(loss) for loss in outcome.losses)
-    first, last = outcome.losses[0], outcome.losses[-1]
-    score = outcome.evaluation[metric.name]
+    first, last, score = outcome.losses[0], outcome.losses[-1], outcome.evaluation[metric.name]
     readings = f"{len(outcome.losses)} readings, {bad} not finite, {outcome.skipped} of {outcome.steps} steps skipped"
+    falls, reached = not bad and last * limits.loss_ratio <= first, metric.reaches(score, limits.reach)
+    ratio, reach = f"at most 1/{limits.loss_ratio:g} of the first", f"{metric.in_words(reach=True)} {limits.reach}"
     return [
         Check("loss is finite", not bad and outcome.skipped <= limits.skips, "always", readings),
+        Check("loss falls", falls, ratio, f"{first:.3f} to {last:.3f}"),
+        Check(f"{metric.name} on unseen data", reached, reach, f"{score:.3f}"),
+        _low_precision(seen),
+        _learning_rate(seen.rates, seen.training.config.lr),
+        _steps(seen),
+        _samples(seen),
+        _evaluation(seen),
         Check(
-            "loss falls",
-            not bad and last * limits.loss_ratio <= first,
-            f"at most 1/{limits.loss_ratio:g} of the first",
-            f"{first:.3f} to {last:.3f}",
-        ),
-        Check(
-            f"{metric.name} on unseen data",
-            metric.reaches(score, limits.reach),
-            f"{metric.in_words(reach=True)} {limits.reach}",
-            f"{score:.3f}",
-        ),
-        *_low_precision(seen),
-        *_learning_rate(seen.rates, config.lr),
-        *_steps(run),
-        *_samples(run),
-        *_evaluation(run),
-        Check(
-            "all weights are trained",
-            all(run.moved),
-            "every one moves",
-            f"{sum(map(bool, run.moved))} of {len(run.moved)} moved",
+            "all weights are trained", all(moved), "every one moves", f"{sum(map(bool, moved))} of {len(moved)} moved"
         ),
     ]
 
 
-def judge_control(real: Observed, control: Observed, limits: Limits) -> list[Check]:
+def judge_control(real: Observer, control: Observer, limits: Limits) -> list[Check]:
     """Check that the control was trained as long and on the same data, and that it learned nothing."""
     metric, score = real.training.metric, control.outcome.evaluation[real.training.metric.name]
-    ratio = math.hypot(*control.moved) / max(math.hypot(*real.moved), 1e-12)
-    same_data = control.seen.train_rows == real.seen.train_rows and control.seen.val_rows == real.seen.val_rows
-    same_rates = control.seen.rates == real.seen.rates
+    ceiling = f"{metric.name} {metric.in_words(reach=False)} {limits.control}"
+    ratio = math.hypot(*control.moved()) / max(math.hypot(*real.moved()), 1e-12)
+    same_data = control.train_rows == real.train_rows and control.val_rows == real.val_rows
+    same_rates = control.rates == real.rates
+    samples, rates = ("the same" if same else "other" for same in (same_data, same_rates))
     return [
         Check(
             f"control with shuffled {limits.shuffled} doesn't learn",
             metric.stays_short(score, limits.control),
-            f"{metric.name} {metric.in_words(reach=False)} {limits.control}",
+            ceiling,
             f"{score:.3f}",
         ),
         Check(
             "control trains like the run",
             same_data and same_rates and ratio > 0.3,
             "the same samples and learning rates, and weights that move",
-            f"{'the same' if same_data else 'other'} samples, {'the same' if same_rates else 'other'} learning rates, "
-            f"weights move {ratio:.2f} times as far",
+            f"{samples} samples, {rates} learning rates, weights move {ratio:.2f} times as far",
         ),
     ]
 
 
-def _low_precision(seen: Observer) -> list[Check]:
+def _low_precision(seen: Observer) -> Check:
     everything = sum(seen.flops.values())
     share = sum(seen.flops[dtype] for dtype in LOW_PRECISION) / max(everything, 1)
     found = f"{share:.1%} of {everything:.2g} FLOPs of matrix products and convolutions"
-    return [Check("low precision is used", share >= LOW_SHARE, f"bf16 or fp16 in {LOW_SHARE:.0%}", found)]
+    return Check("low precision is used", share >= LOW_SHARE, f"bf16 or fp16 in {LOW_SHARE:.0%}", found)
 
 
-def _learning_rate(rates: list[float], peak: float) -> list[Check]:
+def _learning_rate(rates: list[float], peak: float) -> Check:
     """Check that the rate rises to its peak, then falls, and differs in nearly every step."""
-    top = max(range(len(rates)), key=rates.__getitem__) if rates else 0
+    top = max(range(len(rates)), key=rates.__getitem__, default=0)
     passed = (
         bool(rates)
         and rates[: top + 1] == sorted(rates[: top + 1])
@@ -314,64 +287,50 @@ def _learning_rate(rates: list[float], peak: float) -> list[Check]:
         and len(set(rates)) >= 0.8 * len(rates)
     )
     found = f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}" if rates else "no step"
-    return [Check("learning rate follows its schedule", passed, f"a rise to {peak:g}, then a fall", found)]
+    return Check("learning rate follows its schedule", passed, f"a rise to {peak:g}, then a fall", found)
 
 
-def _steps(run: Observed) -> list[Check]:
+def _steps(seen: Observer) -> Check:
     """Check that gradients start at zero in each step, are clipped, and change the weights."""
-    seen, config, outcome = run.seen, run.training.config, run.outcome
+    config, outcome = seen.training.config, seen.outcome
     bound = config.clip_grad or math.inf
-    norms = [norm for norm in seen.norms if math.isfinite(norm)]
-    largest = max(norms, default=0.0)
-    passed = (
-        seen.idle <= outcome.skipped
-        and seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
-        and largest <= 1.01 * bound
-    )
+    largest = max(filter(math.isfinite, seen.norms), default=0.0)
+    is_fresh = seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
+    passed = is_fresh and seen.idle <= outcome.skipped and largest <= 1.01 * bound
     found = f"{seen.idle} change nothing, {seen.stale} start with old gradients, the largest norm is {largest:.3g}"
-    return [Check("every step is complete", passed, f"new gradients up to {bound:g} that change the weights", found)]
+    return Check("every step is complete", passed, f"new gradients up to {bound:g} that change the weights", found)
 
 
-def _samples(run: Observed) -> list[Check]:
+def _samples(seen: Observer) -> Check:
     """Check that every sample of every batch reaches the model, and that all outputs take part in the loss."""
-    seen, config, size = run.seen, run.training.config, len(run.training.train_data)
-    in_epoch = -(-size // (config.batch_size * config.grad_accum_steps))
-    epochs, rest = divmod(run.outcome.steps, in_epoch)
-    expected = epochs * size + min(size, rest * config.batch_size * config.grad_accum_steps)
+    config, size = seen.training.config, len(seen.training.train_data)
+    in_step = config.batch_size * config.grad_accum_steps
+    epochs, rest = divmod(seen.outcome.steps, -(-size // in_step))
+    expected = epochs * size + min(size, rest * in_step)
     rows, different = sum(seen.train_rows.values()), len(seen.train_rows)
     used = seen.gradients[0] / max(seen.gradients[1], 1)
-    passed = rows == expected and different >= 0.9 * min(size, expected) and used >= 0.98
-    return [
-        Check(
-            "batches are used completely",
-            passed,
-            f"{expected} samples, {min(size, expected)} different ones, and a gradient for each output",
-            f"{rows} samples, {different} different ones, a gradient for {used:.1%}",
-        )
-    ]
+    return Check(
+        "batches are used completely",
+        rows == expected and different >= 0.9 * min(size, expected) and used >= 0.98,
+        f"{expected} samples, {min(size, expected)} different ones, and a gradient for each output",
+        f"{rows} samples, {different} different ones, a gradient for {used:.1%}",
+    )
 
 
-def _evaluation(run: Observed) -> list[Check]:
+def _evaluation(seen: Observer) -> Check:
     """Check that the evaluation sees all validation samples, no training samples, and a model that stays the same."""
-    seen, size = run.seen, len(cast(Any, run.training.data.validation))
-    evaluations = 2  # by the loop, and again
+    size = len(cast(Any, seen.training.data.validation))
+    rows, different = sum(seen.val_rows.values()), len(seen.val_rows)
     known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
-    rows = sum(seen.val_rows.values())
-    close = [math.isclose(run.again[name], value, rel_tol=1e-5) for name, value in run.outcome.evaluation.items()]
-    same = all(close) and run.is_unchanged
-    different = len(seen.val_rows)
-    passed = rows % size == 0 and rows >= evaluations * size and different >= 0.9 * size
-    passed = passed and not seen.not_evaluating and same
+    sees_all = rows % size == 0 and rows >= 2 * size and different >= 0.9 * size  # by the loop, and again
     mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
-    result = "the same" if same else "another"
-    return [
-        Check(
-            "evaluation is on unseen data only",
-            passed and known <= 0.02 * rows,
-            f"all {size} validation samples each time, evaluation mode, and the same result again",
-            f"{rows} samples, {different} different ones, {known} trained on, {mode}, {result} result",
-        )
-    ]
+    result = "the same" if seen.evaluates_again else "another"
+    return Check(
+        "evaluation is on unseen data only",
+        sees_all and known <= 0.02 * rows and not seen.not_evaluating and seen.evaluates_again,
+        f"all {size} validation samples each time, evaluation mode, and the same result again",
+        f"{rows} samples, {different} different ones, {known} trained on, {mode}, {result} result",
+    )
 
 
 def _precision(device: torch.device) -> str:

@@ -156,13 +156,6 @@ def test_deed_is_recognized(code: str, deed: str) -> None:
     assert list(deeds_of(ast.parse(code))) == [deed]
 
 
-# names that modules still share; the list may only become shorter
-_SHARED = {
-    *("Candidate", "Channel", "Document", "Entry", "Finding", "Found", "Hashes", "Job", "Journal", "Json", "Kind"),
-    *("Line", "Link", "Metadata", "Package", "PlannedFile", "Progress", "Request", "Row", "Seen", "Sha256", "Solve"),
-}
-
-
 def names_of(path: Path) -> Iterator[str]:
     """Yield the names of the classes and types of a module, without the underscore of private ones."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -179,4 +172,4 @@ def test_each_name_of_a_class_or_type_has_one_meaning() -> None:
     for path in PACKAGE.rglob("*.py"):
         for name in names_of(path):
             found.setdefault(name, []).append(path.relative_to(PACKAGE).as_posix())
-    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in _SHARED} == {}
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

@@ -164,7 +164,7 @@ def staging(target: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Journal:
+class _SwapJournal:
     """What a change does to the target, as paths relative to it; ``folders`` are those that it creates."""
 
     created: tuple[str, ...]
@@ -174,7 +174,7 @@ class _Journal:
     removed: tuple[str, ...] = ()
 
 
-def _read_journal(stage: Path, target: Path) -> _Journal:
+def _read_journal(stage: Path, target: Path) -> _SwapJournal:
     path = stage / _JOURNAL
     document = Document(
         damaged=f"the journal `{path}` of an interrupted change is invalid",
@@ -183,7 +183,7 @@ def _read_journal(stage: Path, target: Path) -> _Journal:
         hint="to move it out of the way",
         command=f"mv {shlex.quote(str(path.parent))} {shlex.quote(f'{path.parent}.orig')}",
     )
-    journal = document.read_json(document.read_bytes(path), _Journal)
+    journal = document.read_json(document.read_bytes(path), _SwapJournal)
     # a cloned repository may contain a journal, so undoing it must not reach files outside
     named = (journal.created, journal.replaced, journal.folders, journal.removed, journal.kept, journal.kept.values())
     for text in (text for texts in named for text in texts):
@@ -199,7 +199,7 @@ def _read_journal(stage: Path, target: Path) -> _Journal:
 def _write_journal(swap: Swap, stage: Path, target: Path) -> None:
     folders = {parent for file in swap.files for parent in file.path.parents if not (target / parent).is_dir()}
     there = {file.path: os.path.lexists(target / file.path) for file in swap.files}
-    journal = _Journal(
+    journal = _SwapJournal(
         created=tuple(str(path) for path, exists in there.items() if not exists),
         replaced=tuple(str(path) for path in (*swap.removed, *(path for path, exists in there.items() if exists))),
         removed=tuple(str(path) for path in swap.removed),
@@ -255,7 +255,7 @@ def _remove_empty(folders: Iterable[str], target: Path) -> None:
             (target / folder).rmdir()
 
 
-def _undo(journal: _Journal, stage: Path, target: Path) -> None:
+def _undo(journal: _SwapJournal, stage: Path, target: Path) -> None:
     """Restore every file. An undo can be interrupted too, so each step does nothing if it was done before."""
     for path in journal.replaced:
         if os.path.lexists(stage / "old" / path):

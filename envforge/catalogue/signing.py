@@ -222,7 +222,7 @@ def verify_index(root: Path, public_key: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Seen:
+class _SeenIndex:
     """The newest index of a signed catalogue that this computer has read."""
 
     catalogue: str
@@ -248,7 +248,7 @@ def refuse_rollback(address: Address, public_key: str, serial: int, what: str = 
         hint="to accept the current state of the catalogue",
         command=shlex.join(["rm", str(path)]),
     )
-    seen = document.read_json(document.read_bytes(path), _Seen).serial if path.exists() else 0
+    seen = document.read_json(document.read_bytes(path), _SeenIndex).serial if path.exists() else 0
     if serial < seen:
         raise EnvforgeError(
             f"the {what} of `{address.public}` is older than the last one read here: expected serial {seen} or "

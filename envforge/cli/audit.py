@@ -29,8 +29,8 @@ from envforge.errors import Hint
 
 if TYPE_CHECKING:
     from envforge.prefix.audit import AuditReport, AuditRequest, Repair
-    from envforge.prefix.audit_files import Finding
-    from envforge.prefix.values import InstallRequest, Progress
+    from envforge.prefix.audit_files import AuditFinding
+    from envforge.prefix.values import InstallProgress, InstallRequest
 
 _SHOWN = 20
 _HEADINGS = {
@@ -136,7 +136,7 @@ def audit(options: AuditOptions) -> None:
     print_result("audit", result, "\n".join(lines), as_json=options.as_json, is_ok=not report.drift, hints=hints)
 
 
-def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repair | None]:
+def _fixed(options: AuditOptions, progress: InstallProgress) -> tuple[AuditReport, Repair | None]:
     """Repair the environment, then audit it again; an incomplete or moved environment is installed first."""
     from envforge.prefix.audit import audit as run
     from envforge.prefix.audit import own_lock, repair
@@ -220,7 +220,7 @@ def _repaired(done: Repair) -> Iterator[str]:
         yield f"moved to {done.moved_to}: {', '.join(done.moved)}"
 
 
-def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
+def _grouped(findings: tuple[AuditFinding, ...]) -> Iterator[str]:
     for kind, heading in _HEADINGS.items():
         chosen = [found for found in findings if found.kind == kind]
         if chosen:

@@ -26,7 +26,7 @@ from envforge.cli.progress import counted, megabytes, shown_progress
 from envforge.errors import EnvforgeError
 
 if TYPE_CHECKING:
-    from envforge.prefix.values import InstallRequest, Progress
+    from envforge.prefix.values import InstallProgress, InstallRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class BundleOptions:
     cache: CacheOption
     as_json: JsonOption
 
-    def make(self, progress: Progress) -> _Bundled:
+    def make(self, progress: InstallProgress) -> _Bundled:
         """Write the bundle, with what the cache lacks downloaded first."""
         from envforge.lock.plan import make_plan, read_any_lock
         from envforge.prefix.bundle import member_name, write_bundle

@@ -34,7 +34,7 @@ from envforge.lock.python_index import configured_index, pip_configuration_files
 from envforge.machine.values import Machine
 from envforge.prefix.cache import default_root
 from envforge.prefix.journal import read_journal
-from envforge.prefix.locate import Meant, named_prefix, unfinished_change, unfinished_install
+from envforge.prefix.locate import ChosenEnvironment, named_prefix, unfinished_change, unfinished_install
 from envforge.prefix.venv import venv_python
 from envforge.pytorch.matrix import load_matrix
 
@@ -184,7 +184,9 @@ class Info:
     configuration: tuple[tuple[str, str], ...]
 
 
-def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, home: Path, machine: Machine) -> Info:
+def read_info(
+    meant: ChosenEnvironment | None, environment: Mapping[str, str], here: Path, home: Path, machine: Machine
+) -> Info:
     """Read everything except the machine; ``meant`` is None if no environment was found from ``here`` upward."""
     root = Path(environment.get("ENVFORGE_CACHE") or default_root())
     project = project_folder(here)
@@ -216,7 +218,7 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _info_environment(meant: Meant) -> EnvironmentInfo:
+def _info_environment(meant: ChosenEnvironment) -> EnvironmentInfo:
     prefix = meant.prefix
     if not is_environment(prefix):
         return EnvironmentInfo(prefix=prefix, state=f"missing; to create it, run `{meant.install_command}`")

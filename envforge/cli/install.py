@@ -35,7 +35,7 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 if TYPE_CHECKING:
     from envforge.lock.lockfile import Lockfile
     from envforge.prefix.bundle import Bundle
-    from envforge.prefix.values import InstallReport, InstallRequest, PlannedFile, Preview
+    from envforge.prefix.values import InstallReport, InstallRequest, PlannedPackage, Preview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,14 +341,14 @@ def _preview_to_words(ahead: Preview, *, offline: bool) -> list[str]:
     ]
 
 
-def _state(file: PlannedFile, *, offline: bool) -> str:
+def _state(file: PlannedPackage, *, offline: bool) -> str:
     """Return where a file comes from; without a network, only a bundle or local mirror can report a size."""
     if file.is_cached:
         return "cached"
     return "missing" if offline and file.bytes is None else "download"
 
 
-def _to_fetch(ahead: Preview, missing: list[PlannedFile], cached: int, *, offline: bool) -> str:
+def _to_fetch(ahead: Preview, missing: list[PlannedPackage], cached: int, *, offline: bool) -> str:
     """Return the line about the files that the cache lacks."""
     absent = sum(_state(file, offline=offline) == "missing" for file in missing)
     if absent:
@@ -380,7 +380,7 @@ def _of_catalogue(ahead: Preview) -> str:
     return f" (in total {_gigabytes(found.download_bytes)} for {known} files, from the catalogue)"
 
 
-def _known(missing: list[PlannedFile]) -> str:
+def _known(missing: list[PlannedPackage]) -> str:
     """Return the size of the download, as far as servers report it."""
     sizes = [file.bytes for file in missing if file.bytes is not None]
     if not sizes:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from envforge.base.terms import WheelTag
     from envforge.lock.compile import PylockReport
     from envforge.lock.consistency import Difference
-    from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress
+    from envforge.lock.request import Cutoff, LockProgress, LockReport, LockRequest, PlatformSummary
 
 _SHOWN = 5
 
@@ -192,7 +192,7 @@ def _lock_variants(options: LockOptions) -> None:
         click.echo(success("lock", {"variants": rows}))
 
 
-def _make_pylock(request: LockRequest, show: Progress) -> PylockReport:
+def _make_pylock(request: LockRequest, show: LockProgress) -> PylockReport:
     from envforge.lock.compile import lock_pylock
 
     return lock_pylock(request, show)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from envforge.lock.plan import Artifact
     from envforge.lock.request import LockRequest
     from envforge.machine.values import Machine
-    from envforge.prefix.locate import Meant
+    from envforge.prefix.locate import ChosenEnvironment
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _T = TypeVar("_T")
@@ -201,13 +201,13 @@ class EnvironmentOptions:
     ] = None
     name: Annotated[str | None, Option("Use the environment installed under this name.")] = None
 
-    def meant(self) -> Meant:
+    def meant(self) -> ChosenEnvironment:
         """Return the environment that the options select; it may be missing or incomplete."""
-        from envforge.prefix.locate import meant_prefix
+        from envforge.prefix.locate import chosen_environment
 
-        return meant_prefix(self.prefix, self.name, Path.cwd())
+        return chosen_environment(self.prefix, self.name, Path.cwd())
 
-    def usable(self) -> Meant:
+    def usable(self) -> ChosenEnvironment:
         """Return the environment that the options select; raise ``EnvforgeError`` if it is missing or incomplete.
 
         An incomplete change of environment.yml doesn't affect the environment, so it is only a warning.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from envforge.lock.request import LockStep
-    from envforge.prefix.values import Progress
+    from envforge.prefix.values import InstallProgress
 
 Unit = Literal["bytes", "packages"]
 _LINE_EVERY_S = 5.0
@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.5
 
 
 @contextmanager
-def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
+def shown_progress(*, quiet: bool = False) -> Iterator[InstallProgress]:
     """Return the progress that suits stderr, for the time of one command."""
     if not quiet and sys.stderr.isatty():
         with _bars(shows_rate=True) as bars:

@@ -15,7 +15,7 @@ from envforge.cli.options import Argument, EnvironmentOptions, JsonOption, Optio
 from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
-    from envforge.prefix.locate import Meant
+    from envforge.prefix.locate import ChosenEnvironment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ def shell(options: ShellOptions) -> None:
     _enter(environment, chosen)
 
 
-def _enter(environment: Meant, shell: str) -> None:
+def _enter(environment: ChosenEnvironment, shell: str) -> None:
     from envforge.prefix.activation import SHELL_VARIABLE, shell_start, start
 
     if os.name == "nt":

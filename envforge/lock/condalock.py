@@ -106,7 +106,7 @@ _CUT = ("POETRY_", "CONDA_LOCK_", "PIP_", "CONDA_OVERRIDE_", "RUNNER_TEMP")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class LockJob:
     """One platform: its private directory, the conda executable for conda-lock, and the URL of its lock-time index.
 
     ``wishes`` are passed to the embedded solver. ``seed`` is the lockfile whose wheels Poetry keeps if possible.
@@ -156,7 +156,7 @@ def content_hashes(
     return _read_hashes(folder)
 
 
-def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> tuple[str, ...]:
+def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[LockJob]) -> tuple[str, ...]:
     """Run conda-lock for every job and return its warnings; raise ``EnvforgeError`` with the solver's explanation."""
     # one process per platform, because Poetry caches the metadata of `name:version` for all platforms of a run, and the
     # wheels of one version differ (decision 0040)
@@ -166,7 +166,7 @@ def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -
     return tuple(dict.fromkeys(line for log in logs for line in warnings_in(log)))
 
 
-def hashes_of(jobs: Sequence[Job]) -> tuple[tuple[str, str], ...]:
+def hashes_of(jobs: Sequence[LockJob]) -> tuple[tuple[str, str], ...]:
     """Return conda-lock's hashes of the inputs of all jobs."""
     return tuple((platform, one) for job in jobs for platform, (one,) in sorted(_read_hashes(job.folder).items()))
 
@@ -203,7 +203,7 @@ def _write(folder: Path, name: str, texts: Sequence[str]) -> list[str]:
     return list(map(str, paths))
 
 
-def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
+def _prepare(inputs: Inputs, virtual_packages: str, job: LockJob) -> dict[str, Any]:
     document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
     files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
     (job.folder / "wishes.json").write_text(json.dumps(fields_to_json(job.wishes)), encoding="utf-8")
@@ -225,7 +225,7 @@ def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
     return document
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(job: LockJob) -> dict[str, str]:
     # settings of the user must not change what conda-lock does here, and loopback must not go through a proxy
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_CUT)}
     direct = ",".join(filter(None, [kept.get("no_proxy") or kept.get("NO_PROXY"), "127.0.0.1", "localhost"]))

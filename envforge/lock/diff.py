@@ -19,7 +19,7 @@ from envforge.lock.needs import requirements_of
 from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import Matrix
 
-Kind = Literal["added", "removed", "changed"]
+ChangeKind = Literal["added", "removed", "changed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Change:
 
     name: str
     manager: Manager
-    kind: Kind
+    kind: ChangeKind
     what: str
     before: Pinned | None
     after: Pinned | None
@@ -63,14 +63,14 @@ class PlatformDiff:
     """What differs on one platform. ``fetch_bytes`` is the size of the ``sized`` new files whose size is known."""
 
     platform: str
-    kind: Kind
+    kind: ChangeKind
     changes: tuple[Change, ...]
     machine: tuple[Shift, ...]
     new_files: int = 0
     sized: int = 0
     fetch_bytes: int = 0
 
-    def of(self, kind: Kind) -> tuple[Change, ...]:
+    def of(self, kind: ChangeKind) -> tuple[Change, ...]:
         """Return the changes of one kind."""
         return tuple(change for change in self.changes if change.kind == kind)
 
@@ -147,7 +147,7 @@ def _changes(platform: str, before: Lockfile, after: Lockfile) -> Iterator[Chang
         manager, name = key
         was, will = old.get(key), new.get(key)
         if was is None or will is None:
-            kind: Kind = "added" if was is None else "removed"
+            kind: ChangeKind = "added" if was is None else "removed"
             yield Change(name=name, manager=manager, kind=kind, what=kind, before=was, after=will)
         elif (what := _difference(was, will)) is not None:
             yield Change(name=name, manager=manager, kind="changed", what=what, before=was, after=will)

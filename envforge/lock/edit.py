@@ -19,8 +19,8 @@ from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment import (
     BREAK,
-    Entry,
     Environment,
+    PackageRequest,
     Section,
     last_index,
     line_start,
@@ -141,7 +141,9 @@ def add(text: str, packages: Sequence[NewPackage], request: LockRequest) -> Edit
     return Edit(text=text, added=tuple(added), removed=tuple(removed))
 
 
-def _refuse_limited(environment: Environment, one: NewPackage, entries: Sequence[Entry], request: LockRequest) -> None:
+def _refuse_limited(
+    environment: Environment, one: NewPackage, entries: Sequence[PackageRequest], request: LockRequest
+) -> None:
     """Raise ``EnvforgeError`` if the package has several lines, or one that doesn't apply to all platforms."""
     where = environment.path
     lines = " and ".join(str(entry.line.number) for entry in entries)
@@ -232,7 +234,7 @@ def _pip(word: str) -> NewPackage:
     return NewPackage(text=word, name=canonicalize_name(requirement.name), section="pip")
 
 
-def _refuse_other_owner(one: NewPackage, entries: Sequence[Entry], request: LockRequest) -> None:
+def _refuse_other_owner(one: NewPackage, entries: Sequence[PackageRequest], request: LockRequest) -> None:
     other = next((entry for entry in entries if entry.section != one.section), None)
     if other is None:
         return
@@ -247,7 +249,7 @@ def _refuse_other_owner(one: NewPackage, entries: Sequence[Entry], request: Lock
     )
 
 
-def _named(environment: Environment, name: str) -> list[Entry]:
+def _named(environment: Environment, name: str) -> list[PackageRequest]:
     mapping = NameMapping.bundled()
     python_name = canonicalize_name(name)
     names = {python_name, mapping.to_python(name), canonicalize_name(mapping.to_conda(python_name))}
@@ -291,7 +293,7 @@ def _insert_in_flow(text: str, sequence: yaml.SequenceNode, package: str, *, is_
     return f"{text[:end]}{', ' if sequence.value else ''}{item}{text[end:]}"
 
 
-def _delete(environment: Environment, entry: Entry, request: LockRequest) -> str:
+def _delete(environment: Environment, entry: PackageRequest, request: LockRequest) -> str:
     """Delete the line of a package, and the mapping around it with its last package."""
     node, sequence = entry.node, entry.siblings
     if entry.holder is not None and (sequence is None or len(sequence.value) == 1):

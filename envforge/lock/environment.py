@@ -63,7 +63,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class PackageRequest:
     """One requested package. ``platforms`` are those that its selectors allow.
 
     ``spec`` is set for conda packages, ``requirement`` for wheels. ``node`` is the text of the package in the file,
@@ -100,7 +100,7 @@ class Environment:
     allow_registry: bool
     category: str
     variables: tuple[tuple[str, str], ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[PackageRequest, ...]
     dependencies: yaml.SequenceNode = field(compare=False, repr=False)
     indexes: yaml.SequenceNode | None = field(compare=False, repr=False)
 
@@ -241,14 +241,14 @@ class _Reader:
             f"`{self._path}`{line}: not valid YAML: {hide_secrets(reason)}", hint=hint, code="bad-environment"
         )
 
-    def _entries(self, dependencies: yaml.SequenceNode) -> Iterator[Entry]:
+    def _entries(self, dependencies: yaml.SequenceNode) -> Iterator[PackageRequest]:
         for node in dependencies.value:
             if isinstance(node, yaml.MappingNode):
                 yield from self._mapping(node, dependencies)
             else:
                 yield self._conda(node, self._selected(node), dependencies)
 
-    def _mapping(self, node: yaml.MappingNode, siblings: yaml.SequenceNode) -> Iterator[Entry]:
+    def _mapping(self, node: yaml.MappingNode, siblings: yaml.SequenceNode) -> Iterator[PackageRequest]:
         keys = self._keys(node, "a package or `pip:`")
         for name, (key, value) in keys.items():
             selector = _SELECTOR_KEY.fullmatch(name)
@@ -301,7 +301,9 @@ class _Reader:
             _NOT_CONTAINED,
         )
 
-    def _under_selector(self, value: yaml.Node, platforms: frozenset[str], holder: yaml.Node) -> Iterator[Entry]:
+    def _under_selector(
+        self, value: yaml.Node, platforms: frozenset[str], holder: yaml.Node
+    ) -> Iterator[PackageRequest]:
         siblings = value if isinstance(value, yaml.SequenceNode) else None
         for node in siblings.value if siblings else [value]:
             if isinstance(node, yaml.MappingNode) and any(_value(key, "") == "pip" for key, _ in node.value):
@@ -311,7 +313,7 @@ class _Reader:
                 )
             yield replace(self._conda(node, platforms & self._selected(node), siblings), holder=holder)
 
-    def _conda(self, node: yaml.Node, platforms: frozenset[str], siblings: yaml.SequenceNode | None) -> Entry:
+    def _conda(self, node: yaml.Node, platforms: frozenset[str], siblings: yaml.SequenceNode | None) -> PackageRequest:
         text = self._scalar(node, "a package such as `numpy >=2,<3`")
         if ";" in text:
             self._fail(node, f"`{text}` has a marker, which only packages below `pip:` can have", _SELECTOR)
@@ -319,7 +321,7 @@ class _Reader:
             spec = parse_spec(text)
         except BadSpecError as error:
             self._fail(node, str(error), error.hint)
-        return Entry(
+        return PackageRequest(
             name=spec.name,
             section="conda",
             text=text,
@@ -331,7 +333,7 @@ class _Reader:
             siblings=siblings,
         )
 
-    def _pip(self, key: yaml.Node, value: yaml.Node, holder: yaml.Node) -> Iterator[Entry]:
+    def _pip(self, key: yaml.Node, value: yaml.Node, holder: yaml.Node) -> Iterator[PackageRequest]:
         if _is_null(value):  # no wheel; a list whose lines are all comments is null, too
             return
         if not isinstance(value, yaml.SequenceNode):
@@ -345,7 +347,7 @@ class _Reader:
                 requirement = parse_requirement(text)
             except BadRequirementError as error:
                 raise self._error(node, str(error), error.hints, code=error.code) from error
-            yield Entry(
+            yield PackageRequest(
                 name=canonicalize_name(requirement.name),
                 section="pip",
                 text=text,

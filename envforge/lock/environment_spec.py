@@ -68,7 +68,7 @@ class EnvironmentTexts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Line:
+class _SpecLine:
     text: str
     selector: str = ""
 
@@ -223,13 +223,13 @@ def _pip_lines(selection: Selection, needs: TemplateNeeds) -> tuple[str, ...]:
     return tuple(f"{name}=={version}" for name, version in selection.build.pins if name in needs.torch_family)
 
 
-def _common_lines(selections: tuple[Selection, ...], by_platform: dict[str, tuple[str, ...]]) -> tuple[_Line, ...]:
+def _common_lines(selections: tuple[Selection, ...], by_platform: dict[str, tuple[str, ...]]) -> tuple[_SpecLine, ...]:
     # a line without a selector applies to all platforms, so only lines that all of them share go without
     everywhere = set.intersection(*(set(lines) for lines in by_platform.values()))
     first = by_platform[selections[0].build.platform]
-    common = tuple(_Line(text=text) for text in first if text in everywhere)
+    common = tuple(_SpecLine(text=text) for text in first if text in everywhere)
     special = tuple(
-        _Line(text=text, selector=_SELECTORS[platform])
+        _SpecLine(text=text, selector=_SELECTORS[platform])
         for platform, lines in by_platform.items()
         for text in lines
         if text not in everywhere

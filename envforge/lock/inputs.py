@@ -21,7 +21,7 @@ from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
 from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.environment import Entry, Environment, parse_environment, parse_virtual_packages
+from envforge.lock.environment import Environment, PackageRequest, parse_environment, parse_virtual_packages
 from envforge.lock.match_spec import BadSpecError, Spec, join_versions, matches
 from envforge.lock.pip_requirement import pinned
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
@@ -32,7 +32,7 @@ from envforge.lock.project import VIRTUAL_PACKAGES_FILE, input_sha256, read_text
 class Requested:
     """All entries for one package on one platform: the bounds of ``spec`` or ``requirement`` are joined."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[PackageRequest, ...]
     spec: Spec | None = None
     requirement: Requirement | None = None
 
@@ -91,7 +91,7 @@ class Inputs:
         return all(file.allow_registry for file in self.files)
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[PackageRequest, ...]:
         """The requested packages of the categories to lock."""
         return tuple(entry for file in self.files for entry in file.entries if _is_in(entry, self))
 
@@ -126,7 +126,7 @@ class Inputs:
         Without ``python``, entries whose marker depends on the version of Python are left out.
         """
         versions = (python,) if python is not None else self._pythons(platform)
-        found: dict[tuple[str, str], list[Entry]] = {}
+        found: dict[tuple[str, str], list[PackageRequest]] = {}
         for entry in self.entries:
             if all(applies(entry, platform, version) for version in versions):
                 found.setdefault((entry.section, entry.name), []).append(entry)
@@ -141,7 +141,7 @@ class Inputs:
         """Return the requirements under ``pip:`` for one platform, by their selectors; markers are not evaluated."""
         return tuple(e.requirement for e in self.entries if e.requirement is not None and platform in e.platforms)
 
-    def unused(self) -> Iterator[Entry]:
+    def unused(self) -> Iterator[PackageRequest]:
         """Yield the entries of packages that apply to none of the platforms."""
         used = {
             (e.section, e.name)
@@ -170,11 +170,11 @@ class Inputs:
 _PYTHONS = tuple(Version(f"3.{minor}.{patch}") for minor in range(6, 20) for patch in range(25))
 
 
-def _is_in(entry: Entry, inputs: Inputs) -> bool:
+def _is_in(entry: PackageRequest, inputs: Inputs) -> bool:
     return not inputs.categories or entry.category in inputs.categories
 
 
-def applies(entry: Entry, platform: str, python: Version) -> bool:
+def applies(entry: PackageRequest, platform: str, python: Version) -> bool:
     """Return whether the selectors and the marker of an entry allow a platform."""
     marker = entry.requirement.marker if entry.requirement else None
     is_selected = platform in entry.platforms
@@ -183,7 +183,7 @@ def applies(entry: Entry, platform: str, python: Version) -> bool:
     return bool(marker.evaluate({**marker_environment(platform, python), "extra": ""}))
 
 
-def _join(entries: tuple[Entry, ...]) -> Requested:
+def _join(entries: tuple[PackageRequest, ...]) -> Requested:
     if entries[0].spec is not None:
         return Requested(entries=entries, spec=_join_specs(entries))
     requirements = [entry.requirement for entry in entries if entry.requirement is not None]
@@ -197,7 +197,7 @@ def _join(entries: tuple[Entry, ...]) -> Requested:
     return Requested(entries=entries, requirement=joined)
 
 
-def _join_specs(entries: tuple[Entry, ...]) -> Spec:
+def _join_specs(entries: tuple[PackageRequest, ...]) -> Spec:
     specs = [entry.spec for entry in entries if entry.spec is not None]
     builds = {spec.build for spec in specs} - {"", "*"}
     channels = {spec.channel for spec in specs} - {""}
@@ -216,7 +216,7 @@ def _join_specs(entries: tuple[Entry, ...]) -> Spec:
     )
 
 
-def _conflict(entries: Sequence[Entry], what: str) -> EnvforgeError:
+def _conflict(entries: Sequence[PackageRequest], what: str) -> EnvforgeError:
     places = " and ".join(f"`{entry.text}` ({entry.line})" for entry in entries)
     return EnvforgeError(
         f"{places} {what}",

@@ -281,14 +281,14 @@ def _instead(path: Path, text: str) -> tuple[Hint, ...]:
     return (create, Hint("then pass the lockfile"))
 
 
-_Sha256 = Annotated[str, matching(r"[0-9a-fA-F]{64}|", "64 hexadecimal digits")]
+_AnySha256 = Annotated[str, matching(r"[0-9a-fA-F]{64}|", "64 hexadecimal digits")]
 _Md5 = Annotated[str, matching(r"[0-9a-fA-F]{32}|", "32 hexadecimal digits")]
 
 
 # these classes are the format of the file, which has more fields than envforge reads
 @dataclass(frozen=True, slots=True)
-class _Hashes:
-    sha256: _Sha256 | None = None
+class _LockedHashes:
+    sha256: _AnySha256 | None = None
     md5: _Md5 | None = None
 
 
@@ -299,7 +299,7 @@ class _GitHashes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Package:
+class _LockPackage:
     name: NonEmpty
     version: NonEmpty
     manager: Manager
@@ -312,30 +312,30 @@ class _Package:
 
 
 @dataclass(frozen=True, slots=True)
-class _Channel:
+class _LockedChannel:
     url: str
     used_env_vars: tuple[VariableName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Metadata:
+class _LockMetadata:
     content_hash: dict[str, str]
-    channels: tuple[str | _Channel, ...]
+    channels: tuple[str | _LockedChannel, ...]
     platforms: tuple[str, ...]
     sources: tuple[str, ...] = ()
     custom_metadata: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Document:
+class _LockDocument:
     version: Literal[1]
-    metadata: _Metadata
-    package: tuple[_Package, ...]
+    metadata: _LockMetadata
+    package: tuple[_LockPackage, ...]
 
 
 def _lockfile(document: Document, text: str) -> Lockfile:
     values = document.read_yaml(text, dict[str, Any])
-    read = document.convert(values, _Document)
+    read = document.convert(values, _LockDocument)
     metadata = read.metadata
     recorded = (metadata.custom_metadata or {}).get(LOCKFILE_SHA256)
     return Lockfile(
@@ -346,7 +346,10 @@ def _lockfile(document: Document, text: str) -> Lockfile:
         custom_metadata=tuple((name, str(value)) for name, value in (metadata.custom_metadata or {}).items()),
         sources=metadata.sources,
         access_variables=tuple(
-            name for channel in metadata.channels if isinstance(channel, _Channel) for name in channel.used_env_vars
+            name
+            for channel in metadata.channels
+            if isinstance(channel, _LockedChannel)
+            for name in channel.used_env_vars
         ),
         # earlier versions recorded no checksum of the lockfile
         was_edited=LOCKFILE_SHA256 in (metadata.custom_metadata or {}) and recorded != _content_sha256(values),
@@ -372,9 +375,9 @@ def update_sha256(text: str) -> str:
     return text.replace(recorded, _content_sha256(document)) if recorded else text
 
 
-def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
+def _package(document: Document, number: int, entry: _LockPackage) -> LockedPackage:
     is_git = entry.url.startswith("git+")
-    kind: type[_GitHashes | _Hashes] = _GitHashes if is_git else _Hashes
+    kind: type[_GitHashes | _LockedHashes] = _GitHashes if is_git else _LockedHashes
     digests = document.convert(entry.hash, kind, f"package[{number}].hash")
     try:
         Url.parse(entry.url)

@@ -29,7 +29,7 @@ from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock import condalock
 from envforge.lock import lockfile as document
 from envforge.lock.check import Expectations, audit, check_inputs
-from envforge.lock.condalock import Job, read_solve
+from envforge.lock.condalock import LockJob, read_solve
 from envforge.lock.diff import list_changes
 from envforge.lock.edit import Edit
 from envforge.lock.index import UNKNOWN_SHA256, LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
@@ -40,7 +40,15 @@ from envforge.lock.pages import Downloads
 from envforge.lock.project import complete_transaction, read_text, refuse_unfinished, replace_together
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
-from envforge.lock.request import Cutoff, LockReport, LockRequest, LockStep, PlatformSummary, Progress, recorded_cutoff
+from envforge.lock.request import (
+    Cutoff,
+    LockProgress,
+    LockReport,
+    LockRequest,
+    LockStep,
+    PlatformSummary,
+    recorded_cutoff,
+)
 from envforge.lock.solver import LockedFile, Wishes
 
 
@@ -52,7 +60,7 @@ class Made:
     text: str
 
 
-def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
+def lock(request: LockRequest, progress: LockProgress = repr) -> LockReport:
     """Create or update a lockfile; on errors, raise ``EnvforgeError`` and leave the old one unchanged."""
     with exclusive_lock(request.lockfile):
         complete_transaction(request.environment)
@@ -63,7 +71,7 @@ def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
     return made.report
 
 
-def make_lock(request: LockRequest, progress: Progress = repr) -> Made:
+def make_lock(request: LockRequest, progress: LockProgress = repr) -> Made:
     """Return the lockfile that ``request`` specifies without writing it; the caller must have locked the lockfile."""
     started = time.monotonic()
     inputs = read_inputs(
@@ -138,7 +146,7 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
 
 
 def change(
-    request: LockRequest, edit: Callable[[str], Edit], progress: Progress = repr, *, dry_run: bool = False
+    request: LockRequest, edit: Callable[[str], Edit], progress: LockProgress = repr, *, dry_run: bool = False
 ) -> tuple[Edit, LockReport]:
     """Edit the environment of ``request`` and lock it; write neither file on errors or with ``dry_run``.
 
@@ -265,7 +273,7 @@ class Run:
     inputs: Inputs
     keeping: Keeping
     folder: Path
-    progress: Progress
+    progress: LockProgress
     old: Old | None
     mapping: NameMapping = field(default_factory=NameMapping.bundled)
     hashed: dict[str, str] = field(default_factory=dict)
@@ -358,10 +366,10 @@ class Run:
         is_configured = self.inputs.allow_registry and self.request.python_index is None
         return extra_indexes(os.environ, Path.home(), Path(sys.prefix)) if is_configured else ()
 
-    def _jobs(self, server: LockTimeIndex) -> list[Job]:
+    def _jobs(self, server: LockTimeIndex) -> list[LockJob]:
         conda = self._conda()
         return [
-            Job(
+            LockJob(
                 platform=platform,
                 folder=self._workplace(platform),
                 conda=conda,
@@ -401,7 +409,7 @@ class Run:
             )
         return launcher
 
-    def _solve(self, server: LockTimeIndex, jobs: list[Job]) -> tuple[str, ...]:
+    def _solve(self, server: LockTimeIndex, jobs: list[LockJob]) -> tuple[str, ...]:
         """Run conda-lock until every marker is evaluated for the version of Python that it selects."""
         warnings = self._solve_keeping(server, jobs)
         undecided = [job for job in jobs if self.inputs.is_undecided(job.platform)]
@@ -412,7 +420,7 @@ class Run:
             warnings += self._solve_keeping(server, again)
         return tuple(dict.fromkeys(warnings))
 
-    def _solve_keeping(self, server: LockTimeIndex, jobs: list[Job]) -> tuple[str, ...]:
+    def _solve_keeping(self, server: LockTimeIndex, jobs: list[LockJob]) -> tuple[str, ...]:
         try:
             return condalock.run_conda_lock(self.inputs, self.virtual.text(), jobs)
         except EnvforgeError as error:
@@ -426,7 +434,7 @@ class Run:
         self.progress(LockStep(text="solving again: the locked wheels conflict with the requirements"))
         return self._solve_keeping(server, [replace(job, seed=None) for job in jobs])
 
-    def _rows(self, jobs: Sequence[Job], server: LockTimeIndex) -> tuple[list[Any], list[dict[str, Any]]]:
+    def _rows(self, jobs: Sequence[LockJob], server: LockTimeIndex) -> tuple[list[Any], list[dict[str, Any]]]:
         """Return the channels and the packages of all platforms, with public URLs in place of loopback URLs."""
         channels: list[Any] = []
         rows: list[dict[str, Any]] = []
@@ -472,7 +480,7 @@ class Run:
         url = offer.file.url
         return self.hashed.get(url) or offer.file.sha256 or self.known.get(url) or ""
 
-    def _frame(self, jobs: list[Job], channels: list[Any]) -> Frame:
+    def _frame(self, jobs: list[LockJob], channels: list[Any]) -> Frame:
         folder = self.request.lockfile.resolve().parent
         return Frame(
             content_hash=condalock.hashes_of(jobs),

@@ -267,7 +267,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Candidate:
+class _LockCandidate:
     """A lockfile that may be chosen; ``needs`` is a message if the lockfile can't be read for this platform."""
 
     name: str
@@ -340,7 +340,7 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
     )
 
 
-def _candidates(project: Path, platform: str) -> Iterator[_Candidate]:
+def _candidates(project: Path, platform: str) -> Iterator[_LockCandidate]:
     """Yield the lockfiles in order of preference, each read on demand; the project's own is first of its name."""
     own = project / LOCK_FILE
     known = [_candidate(None, own, platform)] if own.exists() else []
@@ -349,14 +349,14 @@ def _candidates(project: Path, platform: str) -> Iterator[_Candidate]:
         yield read or _candidate(name, project / VARIANTS_DIRECTORY / name / LOCK_FILE, platform)
 
 
-def _candidate(name: str | None, lockfile: Path, platform: str) -> _Candidate:
+def _candidate(name: str | None, lockfile: Path, platform: str) -> _LockCandidate:
     """Read a lockfile; without ``name``, it is named after its PyTorch build, or its file if it has none."""
     try:
         plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
     except EnvforgeError as error:
-        return _Candidate(name=name or LOCK_FILE, lockfile=lockfile, needs=error.message)
+        return _LockCandidate(name=name or LOCK_FILE, lockfile=lockfile, needs=error.message)
     needs = read_needs(plan, _load_matrix())
-    return _Candidate(name=name or _build_name(needs) or LOCK_FILE, lockfile=lockfile, needs=needs)
+    return _LockCandidate(name=name or _build_name(needs) or LOCK_FILE, lockfile=lockfile, needs=needs)
 
 
 def _build_name(needs: PlatformNeeds) -> str | None:

@@ -28,7 +28,7 @@ from envforge.base.documents import Document
 from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, credentials_hints, unreachable_hints
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.request import LockStep, Progress, read_moment
+from envforge.lock.request import LockProgress, LockStep, read_moment
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
 _METADATA_KEYS = ("data-core-metadata", "data-dist-info-metadata")
@@ -183,7 +183,7 @@ class Page:
 class Downloads:
     """One HTTP session for one lock."""
 
-    def __init__(self, mirrors: Mirrors, progress: Progress) -> None:
+    def __init__(self, mirrors: Mirrors, progress: LockProgress) -> None:
         self._mirrors = mirrors
         self._progress = progress
         self._client = Client(timeout_s=_TIMEOUT_S, delays_s=_DELAYS_S)

@@ -241,7 +241,7 @@ _SUFFIX = ".envforge-change"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
+class _ReplacedFile:
     """A file that a change replaces, and the SHA-256 of its old and its new content."""
 
     path: str
@@ -250,8 +250,8 @@ class _Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Journal:
-    files: tuple[_Row, ...]
+class _FileJournal:
+    files: tuple[_ReplacedFile, ...]
     version: Literal[1] = 1
 
 
@@ -267,7 +267,7 @@ def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_synced(_aside(path), data)
-        write_synced(_aside(journal), json.dumps(asdict(_Journal(files=rows)), indent=1).encode())
+        write_synced(_aside(journal), json.dumps(asdict(_FileJournal(files=rows)), indent=1).encode())
         _aside(journal).replace(journal)
         sync_folder(journal.parent)
     except OSError as error:
@@ -293,7 +293,7 @@ def complete_transaction(anchor: Path) -> bool:
         hint="to keep the current files, and discard the change",
         command=shlex.join(["rm", str(journal)]),
     )
-    rows = document.read_json(document.read_bytes(journal), _Journal).files
+    rows = document.read_json(document.read_bytes(journal), _FileJournal).files
     again = lock_command(anchor.parent / rows[-1].path) if len(rows) > 1 else ""  # the last row is the lockfile
     for row in rows:
         _refuse_edited(anchor.parent / row.path, row, anchor, again or project_command("lock", anchor, None))
@@ -337,7 +337,7 @@ def unfinished_beside(file: Path) -> Path | None:
     return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
 
 
-def _refuse_edited(path: Path, row: _Row, anchor: Path, again: str) -> None:
+def _refuse_edited(path: Path, row: _ReplacedFile, anchor: Path, again: str) -> None:
     found, journal = _digest(path), _journal(anchor)
     if found == row.new or (found == row.old and _digest(_aside(path)) == row.new):
         return
@@ -349,9 +349,9 @@ def _refuse_edited(path: Path, row: _Row, anchor: Path, again: str) -> None:
     )
 
 
-def _row(anchor: Path, path: Path, data: bytes) -> _Row:
+def _row(anchor: Path, path: Path, data: bytes) -> _ReplacedFile:
     place = Path(os.path.relpath(path, os.path.realpath(anchor.parent))).as_posix()
-    return _Row(path=place, old=_digest(path), new=hashlib.sha256(data).hexdigest())
+    return _ReplacedFile(path=place, old=_digest(path), new=hashlib.sha256(data).hexdigest())
 
 
 def _digest(path: Path) -> str | None:

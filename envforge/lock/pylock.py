@@ -180,14 +180,14 @@ def _file(artifact: Artifact) -> Table:
 
 # these classes are the format of the file, which has more fields than envforge reads
 @dataclass(frozen=True, slots=True)
-class _Hashes:
+class _PylockHashes:
     sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
     url: NonEmpty
-    hashes: _Hashes
+    hashes: _PylockHashes
     name: str = ""
 
     @property
@@ -196,7 +196,7 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
-class _Package:
+class _PylockPackage:
     name: NonEmpty
     version: NonEmpty
     marker: str = ""
@@ -222,8 +222,8 @@ class _Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Document:
-    packages: tuple[_Package, ...]
+class _PylockDocument:
+    packages: tuple[_PylockPackage, ...]
     environments: tuple[str, ...] = ()
     tool: _Tool = _Tool()
 
@@ -255,7 +255,7 @@ def parse_pylock(text: str, where: str) -> Lockfile:
     _refuse_foreign(document, values, where)
     for name, type_ in _FIELDS.items():
         document.convert(values.get(name), type_, name)
-    read = document.convert(values, _Document)
+    read = document.convert(values, _PylockDocument)
     minor = re.fullmatch(r"==\s*(\d+\.\d+)\.\*", values["requires-python"])
     if minor is None:
         raise document.fault("requires-python", "one minor version such as `==3.12.*`", values["requires-python"])
@@ -316,7 +316,7 @@ def _holds(document: Document, marker: str, platform: str, python: Version, path
 
 
 def _of_package(
-    document: Document, package: _Package, platforms: Sequence[str], python: Version, path: str
+    document: Document, package: _PylockPackage, platforms: Sequence[str], python: Version, path: str
 ) -> Iterator[LockedPackage]:
     """Yield the package for each platform that its marker selects."""
     for place, file in [("sdist", package.sdist), *((f"wheels[{n}]", file) for n, file in enumerate(package.wheels))]:
@@ -327,7 +327,7 @@ def _of_package(
             yield _locked(package, platform, _chosen(document, package, platform, python, path))
 
 
-def _check_file(document: Document, package: _Package, file: _File, path: str) -> None:
+def _check_file(document: Document, package: _PylockPackage, file: _File, path: str) -> None:
     """Raise ``LockfileError`` if uv and pip would install something else from this entry than envforge."""
     try:
         Url.parse(file.url)
@@ -344,7 +344,7 @@ def _check_file(document: Document, package: _Package, file: _File, path: str) -
         raise document.fault(f"{path}.name", f"a wheel of `{package.name} {package.version}`", file.file_name)
 
 
-def _chosen(document: Document, package: _Package, platform: str, python: Version, path: str) -> _File:
+def _chosen(document: Document, package: _PylockPackage, platform: str, python: Version, path: str) -> _File:
     """Return the best wheel of a package for a platform, or else its source distribution."""
     from envforge.lock.index import Target  # noqa: PLC0415 - slow to import, and most lockfiles are another format
 
@@ -358,7 +358,7 @@ def _chosen(document: Document, package: _Package, platform: str, python: Versio
     return package.sdist
 
 
-def _locked(package: _Package, platform: str, file: _File) -> LockedPackage:
+def _locked(package: _PylockPackage, platform: str, file: _File) -> LockedPackage:
     return LockedPackage(
         name=canonicalize_name(package.name),
         version=package.version,

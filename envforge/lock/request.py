@@ -149,7 +149,7 @@ class LockStep:
     is_note: bool = False
 
 
-Progress = Callable[[LockStep], object]
+LockProgress = Callable[[LockStep], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ from envforge.lock.project import (
     complete_transaction,
     replace_together,
 )
-from envforge.lock.request import LockReport, LockRequest, Progress
+from envforge.lock.request import LockProgress, LockReport, LockRequest
 from envforge.pytorch.matrix import Matrix, load_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
 
@@ -273,7 +273,7 @@ class VariantReport:
     needs: tuple[str, ...]
 
 
-def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr) -> VariantReport:
+def lock_variant(request: LockRequest, tag: WheelTag, progress: LockProgress = repr) -> VariantReport:
     """Derive and lock one variant; on errors, raise ``EnvforgeError`` and leave its files unchanged."""
     _refuse_several(request)
     matrix = load_matrix()
@@ -353,7 +353,7 @@ def variant_folder(environment: Path, tag: WheelTag) -> Path:
     return environment.parent / VARIANTS_DIRECTORY / str(tag)
 
 
-def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> LockReport:
+def _make(request: LockRequest, texts: VariantTexts, progress: LockProgress) -> LockReport:
     beside = request.environment.with_name(VIRTUAL_PACKAGES_FILE)
     request = replace(request, environment_text=texts.environment, virtual_packages=texts.virtual_packages)
     made = make_lock(request, progress)

@@ -19,7 +19,7 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import Lockfile, Manager
 from envforge.lock.plan import Artifact, Plan, Wheel, make_plan, read_any_lock, record_name, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY, PYLOCK
-from envforge.prefix.audit_files import Files, Finding, Kind, digest_of, hash_files, read_inventory
+from envforge.prefix.audit_files import AuditFinding, Files, FindingKind, digest_of, hash_files, read_inventory
 from envforge.prefix.installed import (
     CondaPackage,
     Distribution,
@@ -37,8 +37,8 @@ from envforge.prefix.journal import (
     read_journal,
     write_journal,
 )
-from envforge.prefix.locate import Meant, check_exists, check_in_place, check_python
-from envforge.prefix.values import InstallRequest, Progress, Silent
+from envforge.prefix.locate import ChosenEnvironment, check_exists, check_in_place, check_python
+from envforge.prefix.values import InstallProgress, InstallRequest, Silent
 from envforge.prefix.venv import files_of_creator, is_venv, seed_packages, venv_site_packages
 
 _PROGRESS = Silent()
@@ -85,8 +85,8 @@ class AuditReport:
     prefix: Path
     lockfile: Path
     platform: str
-    drift: tuple[Finding, ...]
-    warnings: tuple[Finding, ...]
+    drift: tuple[AuditFinding, ...]
+    warnings: tuple[AuditFinding, ...]
     digest: str
     counts: Counts
     notes: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Repair:
     after: AuditReport
 
 
-def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
+def audit(request: AuditRequest, progress: InstallProgress = _PROGRESS) -> AuditReport:
     """Compare a prefix with its lockfile; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     journal = _journal(request.prefix)
@@ -141,7 +141,7 @@ def _adopt(prefix: Path, path: Path, lockfile: Lockfile, plan: Plan) -> None:
 
 
 def _compare(
-    request: AuditRequest, plan: Plan, journal: Journal | None, lockfile: Path, progress: Progress
+    request: AuditRequest, plan: Plan, journal: Journal | None, lockfile: Path, progress: InstallProgress
 ) -> AuditReport:
     files = read_files(request.prefix)
     hashes = hash_files(request.prefix, files.to_hash, files.inventory, progress, full=request.full)
@@ -181,7 +181,7 @@ def read_files(prefix: Path) -> Files:
     )
 
 
-def _packages(plan: Plan, files: Files, journal: Journal | None, seeds: frozenset[str]) -> tuple[Finding, ...]:
+def _packages(plan: Plan, files: Files, journal: Journal | None, seeds: frozenset[str]) -> tuple[AuditFinding, ...]:
     # another tool installed the wheels of an adopted prefix, so they don't name uv
     kept = journal.wheels if journal and not journal.adopted else ()
     compared = (wheel for wheel in files.wheels if wheel.name not in seeds)
@@ -200,7 +200,7 @@ def _not_compared(files: Files, seeds: frozenset[str]) -> Iterator[str]:
 
 def _journal(prefix: Path) -> Journal | None:
     """Return the journal of a prefix; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
-    meant = Meant(prefix=prefix, option=f"--prefix {shlex.quote(str(prefix))}")
+    meant = ChosenEnvironment(prefix=prefix, option=f"--prefix {shlex.quote(str(prefix))}")
     check_exists(meant)
     journal = read_journal(prefix)
     check_in_place(meant, journal)
@@ -245,7 +245,7 @@ def own_lock(prefix: Path, journal: Journal | None) -> Path:
     return stated if stated.exists() else kept_lockfile(prefix, stated)
 
 
-def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Finding]:
+def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[AuditFinding]:
     """Yield the differences between the locked conda packages and ``conda-meta``."""
     found = {package.name: package for package in installed}
     wanted = {artifact.package.name: artifact for artifact in plan.conda}
@@ -256,7 +256,7 @@ def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Fin
             yield from _conda_differs(artifact, found[name])
     for name in sorted(found.keys() - wanted.keys()):
         package = found[name]
-        yield Finding(
+        yield AuditFinding(
             kind="package-extra",
             text=f"`{package.stem}` is not in the lockfile",
             package=name,
@@ -265,7 +265,7 @@ def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Fin
         )
 
 
-def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[Finding]:
+def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[AuditFinding]:
     locked = artifact.package
     if found.version != locked.version:
         yield _other(artifact, "package-version", locked.version, found.version)
@@ -282,7 +282,7 @@ def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[Finding]
             yield _other(artifact, "package-origin", show_url(locked.url), found.url)
 
 
-def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable[Wheel]) -> Iterator[Finding]:
+def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable[Wheel]) -> Iterator[AuditFinding]:
     """Yield the differences between the locked wheels and what is installed; ``kept`` is what envforge installed."""
     found: dict[str, list[Distribution]] = {}
     for distribution in installed:
@@ -300,7 +300,7 @@ def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable
             yield _stray_install(distribution)
 
 
-def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) -> Iterator[Finding]:
+def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) -> Iterator[AuditFinding]:
     wanted = wheel_of(artifact)
     if not _same_version(wanted.version, found.version):
         yield _other(artifact, "package-version", wanted.version, found.version)
@@ -319,9 +319,9 @@ def _same_version(one: str, other: str) -> bool:
         return one == other
 
 
-def _stray_install(found: Distribution) -> Finding:
+def _stray_install(found: Distribution) -> AuditFinding:
     editable = found.origin is not None and found.origin.is_editable
-    return Finding(
+    return AuditFinding(
         kind="package-editable" if editable else "package-extra",
         text=f"`{found.name} {found.version}` is not in the lockfile; it was installed by {_of(found)}",
         package=found.name,
@@ -338,9 +338,9 @@ def _of(found: Distribution) -> str:
     return f"{who} from {show_url(found.origin.url)}" + (" (editable)" if found.origin.is_editable else "")
 
 
-def _missing(artifact: Artifact) -> Finding:
+def _missing(artifact: Artifact) -> AuditFinding:
     package = artifact.package
-    return Finding(
+    return AuditFinding(
         kind="package-missing",
         text=f"`{artifact.label}` is not installed",
         package=_name(artifact),
@@ -349,8 +349,8 @@ def _missing(artifact: Artifact) -> Finding:
     )
 
 
-def _other(artifact: Artifact, kind: Kind, wanted: str, found: str) -> Finding:
-    return Finding(
+def _other(artifact: Artifact, kind: FindingKind, wanted: str, found: str) -> AuditFinding:
+    return AuditFinding(
         kind=kind,
         text=f"`{artifact.label}`: another {kind.removeprefix('package-')}: expected `{wanted}`, found `{found}`",
         package=_name(artifact),
@@ -371,13 +371,13 @@ _OPENMP = re.compile(
 )
 
 
-def owned_twice(files: Files) -> Iterator[Finding]:
+def owned_twice(files: Files) -> Iterator[AuditFinding]:
     """Yield the wheels that conda also owns, by the name in their metadata or because they share files."""
     owners = conda_owners(files.conda, files.wheels)
     for wheel in files.wheels:
         if wheel.name in owners:
             names = ", ".join(f"`{name}`" for name in sorted(owners[wheel.name]))
-            yield Finding(
+            yield AuditFinding(
                 kind="owned-twice",
                 text=f"the wheel `{wheel.name} {wheel.version}` is also installed as the conda package {names}",
                 package=wheel.name,
@@ -386,7 +386,7 @@ def owned_twice(files: Files) -> Iterator[Finding]:
             )
 
 
-def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding]:
+def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[AuditFinding]:
     """Yield one finding if a prefix has more than one OpenMP runtime; copies of one runtime count once."""
     # a warning, not drift: `--fix` can't repair it, and every environment with a torch wheel and conda's numpy has two
     different: dict[str, str] = {}
@@ -395,7 +395,7 @@ def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding
             different.setdefault(sha256.get(path, path), path)
     if len(different) > 1:
         places = [f"`{path}` ({_owner(files, path)})" for path in different.values()]
-        yield Finding(
+        yield AuditFinding(
             kind="openmp",
             text=f"{len(places)} OpenMP runtimes, which can slow down or crash a process that loads more than one: "
             + ", ".join(places),
@@ -407,7 +407,9 @@ def _owner(files: Files, path: str) -> str:
     return claims[-1].label if claims else "no package"
 
 
-def split_by_lock(found: Iterable[Finding], locked: frozenset[str]) -> tuple[list[Finding], list[Finding]]:
+def split_by_lock(
+    found: Iterable[AuditFinding], locked: frozenset[str]
+) -> tuple[list[AuditFinding], list[AuditFinding]]:
     """Separate findings whose wheel is not locked (drift) from those that the lockfile itself causes."""
     chosen = list(found)
     return [f for f in chosen if f.package not in locked], [f for f in chosen if f.package in locked]
@@ -417,7 +419,7 @@ MOVED = f"{ENVFORGE_DIRECTORY}/moved"
 _ROUNDS = 2
 
 
-def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, progress: Progress) -> Repair:
+def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, progress: InstallProgress) -> Repair:
     """Undo the drift of ``report`` with ``install``, which downloads, verifies, and links only what differs.
 
     A second round repairs what the first one uncovered: files that an uninstalled package left behind, and files that
@@ -457,7 +459,7 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
     )
 
 
-def _owners(findings: Iterable[Finding]) -> frozenset[tuple[Manager, str]]:
+def _owners(findings: Iterable[AuditFinding]) -> frozenset[tuple[Manager, str]]:
     """Return the packages that findings refer to, by manager and name."""
     return frozenset((found.manager, found.package) for found in findings if found.manager is not None)
 

@@ -34,9 +34,9 @@ from envforge.lock.lockfile import Manager
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import hash_file, walk
 from envforge.prefix.installed import Claim, CondaPackage, Distribution, read_record
-from envforge.prefix.values import Progress, progress_step
+from envforge.prefix.values import InstallProgress, progress_step
 
-Kind = Literal[
+FindingKind = Literal[
     "package-missing",
     "package-extra",
     "package-version",
@@ -52,10 +52,10 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class AuditFinding:
     """One difference or risk. ``package`` and ``manager`` identify the owner; they are empty if there is none."""
 
-    kind: Kind
+    kind: FindingKind
     text: str
     package: str = ""
     manager: Manager | None = None
@@ -64,7 +64,7 @@ class Finding:
     found: str = ""
 
 
-class Entry(NamedTuple):
+class FileEntry(NamedTuple):
     """A file or a link; ``target`` is None for a file. A tuple, because a prefix has tens of thousands of files."""
 
     size: int
@@ -73,14 +73,14 @@ class Entry(NamedTuple):
     target: str | None
 
 
-def read_inventory(prefix: Path) -> dict[str, Entry]:
+def read_inventory(prefix: Path) -> dict[str, FileEntry]:
     """Return every file and link by its path in the prefix; links to directories are not followed."""
-    found: dict[str, Entry] = {}
+    found: dict[str, FileEntry] = {}
     for name, entry, state in walk(prefix, skip={ENVFORGE_DIRECTORY, "__pycache__"}):
         if S_ISLNK(state.st_mode):
-            found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
+            found[name] = FileEntry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
         elif S_ISREG(state.st_mode):
-            found[name] = Entry(state.st_size, state.st_mtime_ns, state.st_ino, None)
+            found[name] = FileEntry(state.st_size, state.st_mtime_ns, state.st_ino, None)
     return found
 
 
@@ -205,7 +205,7 @@ class Files:
     """
 
     prefix: Path
-    inventory: Mapping[str, Entry]
+    inventory: Mapping[str, FileEntry]
     conda: tuple[CondaPackage, ...]
     wheels: tuple[Distribution, ...]
     library: str | None
@@ -270,7 +270,7 @@ class Files:
         chosen = dict.fromkeys((*self.places.values(), *self.strays))
         return tuple(path for path in chosen if self.inventory[path].target is None)
 
-    def findings(self, sha256: Mapping[str, str]) -> Iterator[Finding]:
+    def findings(self, sha256: Mapping[str, str]) -> Iterator[AuditFinding]:
         """Yield the differences, by path."""
         for path, claims in sorted(self.owned.items()):
             place = self.places.get(path)
@@ -282,9 +282,9 @@ class Files:
             if not wheel.has_record:
                 record = f"{wheel.folder}/RECORD"
                 text = f"`{record}` is missing, so the files of {wheel.name} are unknown"
-                yield Finding(kind="file-missing", text=text, package=wheel.name, manager="pip", path=record)
+                yield AuditFinding(kind="file-missing", text=text, package=wheel.name, manager="pip", path=record)
         for path in self.strays:
-            yield Finding(kind="file-stray", text=f"`{path}` belongs to no package", path=path)
+            yield AuditFinding(kind="file-stray", text=f"`{path}` belongs to no package", path=path)
 
     def digest_lines(self, sha256: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         """Yield each file with its normal content, each link with its target, and each conda record with its origin."""
@@ -349,10 +349,10 @@ class Files:
         arrived = os.path.realpath(self.prefix / path)
         return posixpath.relpath(arrived, os.path.realpath(self.prefix))
 
-    def _missing(self, path: str, owned: Owned) -> Iterator[Finding]:
+    def _missing(self, path: str, owned: Owned) -> Iterator[AuditFinding]:
         if owned.manager == "pip" and is_installers_note(path):
             return
-        yield Finding(
+        yield AuditFinding(
             kind="file-missing",
             text=f"`{path}` of `{owned.label}` is missing",
             package=owned.package,
@@ -360,12 +360,12 @@ class Files:
             path=path,
         )
 
-    def _changed(self, path: str, place: str, owned: Owned, sha256: Mapping[str, str]) -> Iterator[Finding]:
+    def _changed(self, path: str, place: str, owned: Owned, sha256: Mapping[str, str]) -> Iterator[AuditFinding]:
         if self._is_of_a_script(path, owned.package):
             return
         target = self.inventory[place].target
         found = f"sha256:{sha256[place]}" if target is None else f"a link to {target}"
-        yield Finding(
+        yield AuditFinding(
             kind="file-changed",
             text=f"`{path}` of `{owned.label}` differs from its package",
             package=owned.package,
@@ -405,7 +405,7 @@ Known = dict[str, tuple[int, int, int, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hashes:
+class FileHashes:
     """The SHA-256 of each file, and how many were read now; ``notes`` report problems with the cache."""
 
     sha256: Mapping[str, str]
@@ -415,8 +415,8 @@ class Hashes:
 
 
 def hash_files(
-    prefix: Path, wanted: Collection[str], inventory: Mapping[str, Entry], progress: Progress, *, full: bool
-) -> Hashes:
+    prefix: Path, wanted: Collection[str], inventory: Mapping[str, FileEntry], progress: InstallProgress, *, full: bool
+) -> FileHashes:
     """Hash the files ``wanted``, which must be in the inventory; ``full`` ignores the cached hashes."""
     kept, notes = _load(prefix)
     known: Known = {}
@@ -432,7 +432,7 @@ def hash_files(
     }
     if settled or len(known) != len(kept):
         notes += _save(prefix, known | settled)
-    return Hashes(
+    return FileHashes(
         sha256={path: row[3] for path, row in known.items()} | fresh,
         read_files=len(unknown),
         read_bytes=sum(inventory[path].size for path in unknown),
@@ -440,7 +440,9 @@ def hash_files(
     )
 
 
-def _read_all(prefix: Path, paths: list[str], inventory: Mapping[str, Entry], progress: Progress) -> dict[str, str]:
+def _read_all(
+    prefix: Path, paths: list[str], inventory: Mapping[str, FileEntry], progress: InstallProgress
+) -> dict[str, str]:
     """Read in batches of many small files or one large file, so that threads spend their time hashing."""
     if not paths:
         return {}
@@ -453,7 +455,7 @@ def _read_all(prefix: Path, paths: list[str], inventory: Mapping[str, Entry], pr
     return found
 
 
-def _batches(paths: Iterable[str], inventory: Mapping[str, Entry]) -> list[list[str]]:
+def _batches(paths: Iterable[str], inventory: Mapping[str, FileEntry]) -> list[list[str]]:
     batches: list[list[str]] = [[]]
     size = 0
     for path in sorted(paths, key=lambda path: -inventory[path].size):  # large first, so that none is left for the end

@@ -28,7 +28,7 @@ from envforge.base.files import replacing
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest
 from envforge.prefix.cache import digest_of
-from envforge.prefix.values import Progress, progress_step
+from envforge.prefix.values import InstallProgress, progress_step
 
 ABOUT = "bundle.json"
 LOCK = "conda-lock.yml"
@@ -122,7 +122,7 @@ def member_name(artifact: Artifact) -> str:
 
 
 def write_bundle(
-    output: Path, lock: bytes, platform: str, files: Mapping[str, tuple[Path, Digest]], progress: Progress
+    output: Path, lock: bytes, platform: str, files: Mapping[str, tuple[Path, Digest]], progress: InstallProgress
 ) -> None:
     """Write a bundle of ``files`` (by name in the archive) atomically, and verify each file on the way."""
     names = sorted(files)
@@ -227,7 +227,7 @@ def _add_text(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(_info(name, len(data)), io.BytesIO(data))
 
 
-def _add_file(archive: tarfile.TarFile, name: str, source: tuple[Path, Digest], progress: Progress) -> None:
+def _add_file(archive: tarfile.TarFile, name: str, source: tuple[Path, Digest], progress: InstallProgress) -> None:
     path, digest = source
     with path.open("rb") as stream:
         counted = _Counted(stream, digest, progress)
@@ -243,7 +243,7 @@ def _add_file(archive: tarfile.TarFile, name: str, source: tuple[Path, Digest], 
 class _Counted:
     """File that hashes and counts what ``tarfile`` reads."""
 
-    def __init__(self, stream: BinaryIO, digest: Digest, progress: Progress) -> None:
+    def __init__(self, stream: BinaryIO, digest: Digest, progress: InstallProgress) -> None:
         self._stream, self._progress = stream, progress
         self.hasher = hashlib.new(digest.algorithm, usedforsecurity=False)
 

@@ -61,7 +61,7 @@ def measure(path: Path) -> Size:
     )
 
 
-Kind = Literal["package cache", "repodata", "leftover", "unfinished environment"]
+RemovableKind = Literal["package cache", "repodata", "leftover", "unfinished environment"]
 CACHE_FOLDERS = ("files", "pkgs", "uv", "built", "bundles")
 _REMOVING = ".envforge-removing-"
 _TEMPORARY = ("envforge-lock-*", "envforge-repodata-*", "envforge-check-*", "envforge-new-*", f"{_REMOVING}*")
@@ -80,10 +80,10 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class Removable:
     """An item that can be removed."""
 
-    kind: Kind
+    kind: RemovableKind
     path: Path
     size: Size
 
@@ -100,7 +100,7 @@ class Kept:
 class Cleaning:
     """What was removed (or, in a dry run, would be), and what was kept."""
 
-    removed: tuple[Found, ...]
+    removed: tuple[Removable, ...]
     kept: tuple[Kept, ...]
 
 
@@ -119,7 +119,7 @@ class _Work:
     places: Places
     is_dry: bool
     now_s: float
-    removed: list[Found]
+    removed: list[Removable]
     kept: list[Kept]
 
     def package_cache(self) -> None:
@@ -139,7 +139,7 @@ class _Work:
         """Remove repodata and temporary directories, which name no owner, unless any ``envforge lock`` is running."""
         places = self.places
         temporary = [path for pattern in _TEMPORARY for path in sorted(places.temporary.glob(pattern))]
-        found: list[tuple[Kind, Path]] = [("leftover", path) for path in temporary if self._is_abandoned(path)]
+        found: list[tuple[RemovableKind, Path]] = [("leftover", path) for path in temporary if self._is_abandoned(path)]
         for project in places.projects:
             beside = sorted(path for path in project.glob(".*.envforge-*") if path.is_dir())
             found += [("leftover", path) for path in beside if self._is_abandoned(path)]
@@ -180,8 +180,8 @@ class _Work:
                 raise
             self.kept.append(Kept(path=path, why=error.message))
 
-    def _remove(self, kind: Kind, path: Path, remove: Callable[[Path], None]) -> None:
-        found = Found(kind=kind, path=path, size=measure(path))
+    def _remove(self, kind: RemovableKind, path: Path, remove: Callable[[Path], None]) -> None:
+        found = Removable(kind=kind, path=path, size=measure(path))
         if not self.is_dry:
             try:
                 remove(path)

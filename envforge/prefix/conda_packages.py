@@ -57,7 +57,7 @@ from envforge.prefix.installed import (
     save_record,
 )
 from envforge.prefix.journal import record_fault
-from envforge.prefix.values import InstallRequest, Progress
+from envforge.prefix.values import InstallProgress, InstallRequest
 
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
@@ -314,7 +314,7 @@ class _Noarch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Link:
+class _LinkFile:
     noarch: _Noarch
 
 
@@ -329,7 +329,7 @@ def _entry_points(item: Fetched, folder: Path) -> tuple[str, ...]:
         code="archive-damaged",
         hints=lambda: (_EXCLUDE,),
     )
-    return document.read_json(document.read_bytes(path), _Link).noarch.entry_points
+    return document.read_json(document.read_bytes(path), _LinkFile).noarch.entry_points
 
 
 def check_program(artifact: Artifact, name: str) -> None:
@@ -519,7 +519,7 @@ def link(
     specs: Mapping[str, str],
     store: Store,
     request: InstallRequest,
-    progress: Progress,
+    progress: InstallProgress,
 ) -> None:
     """Link ``archives`` into the prefix and unlink ``removed``; other packages are unchanged.
 
@@ -564,7 +564,11 @@ def _view(archives: Iterable[Archive], store: Store) -> Iterator[Path]:
 
 
 async def _link(
-    archives: tuple[Archive, ...], removed: frozenset[str], view: Path, request: InstallRequest, progress: Progress
+    archives: tuple[Archive, ...],
+    removed: frozenset[str],
+    view: Path,
+    request: InstallRequest,
+    progress: InstallProgress,
 ) -> None:
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
@@ -659,7 +663,7 @@ def _complete_record(artifact: Artifact, prefix: Path, spec: str | None, folder:
 class _Reporter(rattler.InstallerReporter):
     """Report the number of linked packages."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: InstallProgress) -> None:
         self._progress = progress
 
     def on_link_complete(self, index: int) -> None:

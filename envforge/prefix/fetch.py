@@ -32,7 +32,7 @@ from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
 from envforge.prefix.cache import Store, Unpacked, digest_of, existing, hash_file, need_room, new_hasher
-from envforge.prefix.values import InstallRequest, Progress, Retry, Silent, Supply, progress_step
+from envforge.prefix.values import InstallProgress, InstallRequest, Retry, Silent, Supply, progress_step
 
 WORKERS = 8
 _SIZE_WORKERS = 4
@@ -63,7 +63,7 @@ def fetch_all(
     artifacts: tuple[Artifact, ...],
     store: Store,
     request: InstallRequest,
-    progress: Progress,
+    progress: InstallProgress,
     receiver: Receiver | None = None,
 ) -> tuple[Fetched, ...]:
     """Bring every file into the cache; the first failure stops the other downloads."""
@@ -73,14 +73,14 @@ def fetch_all(
     with progress_step(progress, "downloading", None, "bytes"):
         missing = _missing(artifacts, store, request, progress)
         wire = open_wire(request, progress)
-        job = _Job(store=store, wire=wire, missing=frozenset(missing), receiver=receiver)
+        job = _FetchRun(store=store, wire=wire, missing=frozenset(missing), receiver=receiver)
         for artifact in missing if request.offline else ():
             job.refuse_distant(artifact)
         return _run(job, artifacts, missing if request.estimate and not request.offline else ())
 
 
 def _missing(
-    artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
+    artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: InstallProgress
 ) -> tuple[Artifact, ...]:
     """Return what must be downloaded, and evict corrupt files."""
     with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
@@ -93,7 +93,7 @@ def _missing(
     return missing
 
 
-def _run(job: _Job, artifacts: tuple[Artifact, ...], unsized: tuple[Artifact, ...]) -> tuple[Fetched, ...]:
+def _run(job: _FetchRun, artifacts: tuple[Artifact, ...], unsized: tuple[Artifact, ...]) -> tuple[Fetched, ...]:
     stop = job.wire.stop
     sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
     for artifact in unsized:
@@ -114,7 +114,9 @@ def _run(job: _Job, artifacts: tuple[Artifact, ...], unsized: tuple[Artifact, ..
         sizes.shutdown(wait=False, cancel_futures=True)
 
 
-def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest, progress: Progress) -> dict[Artifact, int]:
+def sizes_of(
+    artifacts: tuple[Artifact, ...], request: InstallRequest, progress: InstallProgress
+) -> dict[Artifact, int]:
     """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
     wire = open_wire(request, Silent())
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
@@ -139,7 +141,7 @@ def _announce(artifact: Artifact, wire: Wire) -> None:
         wire.announce(artifact, size)
 
 
-def open_wire(request: InstallRequest, progress: Progress) -> Wire:
+def open_wire(request: InstallRequest, progress: InstallProgress) -> Wire:
     """Return what the downloads of one request share."""
     return Wire(
         address=request.mirrors.to_mirror,
@@ -161,7 +163,7 @@ def _results(futures: list[Future[Fetched]]) -> list[Fetched]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
+class _FetchRun:
     store: Store
     wire: Wire
     missing: frozenset[Artifact]
@@ -259,7 +261,7 @@ class Wire:
 
     address: Callable[[str], str]
     retry: Retry
-    progress: Progress
+    progress: InstallProgress
     stop: threading.Event
     client: Client
     guard: threading.Lock = field(default_factory=threading.Lock)

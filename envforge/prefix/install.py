@@ -47,12 +47,12 @@ from envforge.prefix.journal import (
 from envforge.prefix.obtain import Obtained, obtain
 from envforge.prefix.own_files import editable_command, put_back, set_aside
 from envforge.prefix.values import (
+    InstallProgress,
     InstallReport,
     InstallRequest,
     Outcome,
-    PlannedFile,
+    PlannedPackage,
     Preview,
-    Progress,
     Silent,
     progress_step,
 )
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from rattler import PrefixRecord
 
 
-def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
+def install(request: InstallRequest, progress: InstallProgress | None = None) -> InstallReport:
     """Make a prefix match its lockfile; an interrupted install is completed."""
     progress = progress or Silent()
     request, lockfile, plan = _planned(request, progress)
@@ -96,7 +96,7 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
         raise
 
 
-def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
+def preview(request: InstallRequest, progress: InstallProgress | None = None) -> Preview:
     """Return what ``install`` would do, without writing anything."""
     progress = progress or Silent()
     request, lockfile, plan = _planned(request, progress)
@@ -112,7 +112,7 @@ def preview(request: InstallRequest, progress: Progress | None = None) -> Previe
     return Installation(request=request, lockfile=lockfile, plan=plan, progress=progress, before=before).preview()
 
 
-def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Lockfile, Plan]:
+def _planned(request: InstallRequest, progress: InstallProgress) -> tuple[InstallRequest, Lockfile, Plan]:
     """Return the request with an absolute prefix, the lockfile, and the plan.
 
     Raises ``EnvforgeError`` for a foreign prefix.
@@ -166,7 +166,7 @@ def _refuse_foreign(request: InstallRequest) -> None:
         )
 
 
-def _name_editables(editable: Iterable[tuple[str, str]], progress: Progress) -> None:
+def _name_editables(editable: Iterable[tuple[str, str]], progress: InstallProgress) -> None:
     for name, url in editable:
         progress.note(f"kept the editable install of `{name}` (`{show_url(url)}`), which is not locked")
 
@@ -362,7 +362,7 @@ class Installation:
     request: InstallRequest
     lockfile: Lockfile
     plan: Plan
-    progress: Progress
+    progress: InstallProgress
     before: Journal | None
 
     @property
@@ -420,7 +420,7 @@ class Installation:
             lockfile=self.request.lockfile,
             platform=self.plan.platform,
             files=tuple(
-                PlannedFile(label=artifact.label, is_cached=artifact in cached, bytes=sizes.get(artifact))
+                PlannedPackage(label=artifact.label, is_cached=artifact in cached, bytes=sizes.get(artifact))
                 for artifact in artifacts
             ),
             removed=(*todo.conda_removed, *todo.wheels_removed),

@@ -62,7 +62,7 @@ class CondaPackage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class WheelOrigin:
     """``direct_url.json``: where a distribution came from, if not from an index."""
 
     url: str
@@ -78,7 +78,7 @@ class Distribution:
     version: str
     folder: str
     installer: str
-    origin: Origin | None
+    origin: WheelOrigin | None
     has_record: bool
     claims: tuple[Claim, ...]
 
@@ -349,14 +349,14 @@ def _rows(record: Path, site_packages: str) -> Iterator[Claim]:
         raise record_fault(record, _prefix_of(record), str(error)) from error
 
 
-def _origin(info: Path) -> Origin | None:
+def _origin(info: Path) -> WheelOrigin | None:
     path = info / ORIGIN
     if not path.is_file():
         return None
     document = _document(path)
     found = document.read_json(document.read_bytes(path), _DirectUrl)
     archive = found.archive_info or _ArchiveInfo()
-    return Origin(
+    return WheelOrigin(
         url=found.url,
         is_editable=found.dir_info is not None and found.dir_info.editable,
         sha256=(archive.hashes or {}).get("sha256") or archive.hash.removeprefix("sha256=") or None,

@@ -24,7 +24,7 @@ from envforge.base.files import file_lock, open_own, regular, write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
 from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE, PYLOCK, VENV_IN_PROJECT, is_pylock
-from envforge.prefix.values import Progress, Silent, Step
+from envforge.prefix.values import InstallProgress, InstallStep, Silent
 from envforge.prefix.venv import is_venv
 
 
@@ -39,7 +39,7 @@ class Journal:
     default; ``variables`` are those that the lockfile sets. Another tool created an ``adopted`` prefix.
     """
 
-    step: Step
+    step: InstallStep
     fingerprint: str
     lockfile: Printable
     platform: Printable
@@ -65,7 +65,7 @@ class Journal:
         """Return an ``envforge install`` with the options that select the same packages."""
         return " ".join([command, *(f"--category {shlex.quote(name)}" for name in self.categories)])
 
-    def at(self, step: Step) -> Journal:
+    def at(self, step: InstallStep) -> Journal:
         """Return the journal with another step."""
         return replace(self, step=step)
 
@@ -137,7 +137,7 @@ def record_fault(path: Path, prefix: Path, reason: str) -> EnvforgeError:
     )
 
 
-def unfinished(prefix: Path) -> Step | None:
+def unfinished(prefix: Path) -> InstallStep | None:
     """Return the last step of an incomplete install, or None if the prefix is complete or has no journal."""
     journal = read_journal(prefix)
     return None if journal is None or journal.step == "verified" else journal.step
@@ -148,7 +148,7 @@ if sys.platform != "win32":
 
 
 @contextmanager
-def lock_prefix(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
+def lock_prefix(prefix: Path, progress: InstallProgress | None = None) -> Iterator[None]:
     """Lock a prefix for one install; raise ``OutsideError`` with the PID of the process that holds it."""
     from filelock import Timeout  # noqa: PLC0415 - not needed to start a child process
 
@@ -212,7 +212,7 @@ def mark_writing(prefix: Path) -> Iterator[tuple[int, ...]]:
             yield (stream.fileno(),)
 
 
-def _await_writers(folder: Path, progress: Progress) -> None:
+def _await_writers(folder: Path, progress: InstallProgress) -> None:
     if sys.platform != "win32" and (folder / "writers").exists():
         with open_own(folder / "writers", "ab") as stream:
             try:

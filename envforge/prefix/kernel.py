@@ -24,7 +24,7 @@ from envforge.errors import EnvforgeError, OutsideError, RequestError
 from envforge.lock.project import ENVIRONMENT_FILE, VARIANTS_DIRECTORY
 from envforge.prefix.activation import activation, bin_folders, with_scripts
 from envforge.prefix.journal import read_journal
-from envforge.prefix.locate import Meant
+from envforge.prefix.locate import ChosenEnvironment
 from envforge.prefix.venv import is_venv, python_program
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -37,7 +37,7 @@ class _Of:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Metadata:
+class _KernelMetadata:
     envforge: _Of
 
 
@@ -45,7 +45,7 @@ class _Metadata:
 class _KernelFile:
     """What envforge reads of a ``kernel.json``."""
 
-    metadata: _Metadata
+    metadata: _KernelMetadata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ def kernels_folder(environment: Mapping[str, str], home: Path, platform: str = s
     return Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "jupyter" / "kernels"
 
 
-def kernel_name(stated: str | None, meant: Meant) -> str:
+def kernel_name(stated: str | None, meant: ChosenEnvironment) -> str:
     """Return the name of a kernel: ``stated``, or one derived from the environment.
 
     Raises ``RequestError`` if the name is invalid.
@@ -84,7 +84,7 @@ def kernel_name(stated: str | None, meant: Meant) -> str:
     return name
 
 
-def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> None:
+def register(meant: ChosenEnvironment, kernel: Kernel, environment: Mapping[str, str]) -> None:
     """Write the kernel; raise ``EnvforgeError`` if ipykernel is missing or another kernel has the name."""
     _check_ipykernel(meant)
     owner = _owner(kernel.folder)
@@ -100,7 +100,7 @@ def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> No
     write_atomic(kernel.folder / _FILE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def remove(meant: Meant, folder: Path) -> None:
+def remove(meant: ChosenEnvironment, folder: Path) -> None:
     """Remove the kernel of this environment; raise ``EnvforgeError`` if it is missing or another environment's."""
     owner = _owner(folder)
     if not folder.exists():
@@ -120,7 +120,7 @@ def remove(meant: Meant, folder: Path) -> None:
 
 
 # a kernel that calls `envforge run` would die silently once envforge's own environment is moved or removed
-def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -> dict[str, Json]:
+def _document(meant: ChosenEnvironment, display_name: str, environment: Mapping[str, str]) -> dict[str, Json]:
     outside = {name: value for name, value in environment.items() if not name.startswith(("CONDA_", "__CONDA_"))}
     active = activation(meant.prefix, meant.label, outside)
     words: tuple[str, ...] = (str(python_program(meant.prefix)), "-m", "ipykernel_launcher", "-f", "{connection_file}")
@@ -138,7 +138,7 @@ def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -
     }
 
 
-def _check_ipykernel(meant: Meant) -> None:
+def _check_ipykernel(meant: ChosenEnvironment) -> None:
     places = ("Lib/site-packages",) if os.name == "nt" else ("lib/python*/site-packages",)
     if python_program(meant.prefix).exists() and any(
         True for place in places for _ in meant.prefix.glob(f"{place}/ipykernel_launcher.py")
@@ -158,7 +158,7 @@ def _check_ipykernel(meant: Meant) -> None:
     )
 
 
-def _file_option(meant: Meant) -> str:
+def _file_option(meant: ChosenEnvironment) -> str:
     """Return the option for the environment.yml of an environment, unless it is in the current directory."""
     journal = read_journal(meant.prefix)
     folder = Path(journal.lockfile).parent if journal is not None else Path.cwd()

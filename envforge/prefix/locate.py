@@ -42,7 +42,7 @@ def named_prefix(name: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Meant:
+class ChosenEnvironment:
     """A prefix, whether or not it exists, and the option of ``envforge install`` that selects it."""
 
     prefix: Path
@@ -64,7 +64,7 @@ class Meant:
         return f"envforge install {pylock_word(self.prefix)}{self.option}".rstrip()
 
 
-def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
+def chosen_environment(prefix: Path | None, name: str | None, here: Path) -> ChosenEnvironment:
     """Return the prefix that the options select; without options, ``.conda`` of the project around ``here``."""
     if prefix is not None and name is not None:
         raise RequestError(
@@ -73,9 +73,9 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
             code="two-places",
         )
     if name is not None:
-        return Meant(prefix=named_prefix(name), option=f"--name {shlex.quote(name)}")
+        return ChosenEnvironment(prefix=named_prefix(name), option=f"--name {shlex.quote(name)}")
     if prefix is not None:
-        return Meant(
+        return ChosenEnvironment(
             prefix=Path(os.path.abspath(prefix)),  # noqa: PTH100 - keep symbolic links
             option=f"--prefix {shlex.quote(str(prefix))}",
         )
@@ -90,7 +90,7 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
             ),
             code="no-environment",
         )
-    return Meant(prefix=prefix_in(folder), option="")
+    return ChosenEnvironment(prefix=prefix_in(folder), option="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +124,7 @@ class Unfinished:
         return f"{self.what} is {self.state}{completed}"
 
 
-def unfinished_install(meant: Meant) -> Unfinished | None:
+def unfinished_install(meant: ChosenEnvironment) -> Unfinished | None:
     """Return the incomplete install of a prefix, if any; raise ``EnvforgeError`` if its journal is invalid."""
     prefix = meant.prefix
     journal = read_journal(prefix)
@@ -140,7 +140,7 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
     )
 
 
-def check_exists(meant: Meant) -> None:
+def check_exists(meant: ChosenEnvironment) -> None:
     """Raise ``EnvforgeError`` if a prefix doesn't exist or is not an environment."""
     prefix = meant.prefix
     if not prefix.is_dir():
@@ -159,7 +159,7 @@ def check_exists(meant: Meant) -> None:
         )
 
 
-def check_in_place(meant: Meant, journal: Journal | None) -> None:
+def check_in_place(meant: ChosenEnvironment, journal: Journal | None) -> None:
     """Raise ``EnvforgeError`` if an environment was moved, because its programs contain the path of its Python."""
     if journal is not None and journal.was_moved(meant.prefix):
         raise EnvforgeError(
@@ -171,7 +171,7 @@ def check_in_place(meant: Meant, journal: Journal | None) -> None:
         )
 
 
-def check_python(meant: Meant) -> None:
+def check_python(meant: ChosenEnvironment) -> None:
     """Raise ``EnvforgeError`` for a virtual environment without its Python, which another one on PATH would replace."""
     program = venv_program(meant.prefix)
     if is_venv(meant.prefix) and not program.exists():
@@ -186,7 +186,7 @@ def check_python(meant: Meant) -> None:
         )
 
 
-def check_usable(meant: Meant) -> None:
+def check_usable(meant: ChosenEnvironment) -> None:
     """Raise ``EnvforgeError`` for a prefix that is missing, not an environment, moved, or incomplete."""
     check_exists(meant)
     found = unfinished_install(meant)
@@ -228,4 +228,4 @@ def unfinished_around(here: Path) -> Unfinished | None:
     folder = project_folder(here)
     if folder is None:
         return None
-    return unfinished_install(Meant(prefix=prefix_in(folder), option=""))
+    return unfinished_install(ChosenEnvironment(prefix=prefix_in(folder), option=""))

@@ -18,7 +18,7 @@ from envforge.prefix.cache import Store, Unpacked, need_room
 from envforge.prefix.conda_packages import Archive, standing_archive, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
 from envforge.prefix.relay import Relay, loopback_works
-from envforge.prefix.values import InstallRequest, Progress, progress_step
+from envforge.prefix.values import InstallProgress, InstallRequest, progress_step
 from envforge.prefix.wheels import check_wheel, unpack_wheels
 
 
@@ -37,7 +37,7 @@ class Obtained:
 
 
 def obtain(
-    artifacts: Iterable[Artifact], store: Store, request: InstallRequest, progress: Progress, python: str
+    artifacts: Iterable[Artifact], store: Store, request: InstallRequest, progress: InstallProgress, python: str
 ) -> Obtained:
     """Download, verify, check, and unpack what the cache lacks; ``python`` is the minor version that wheels are for.
 
@@ -107,7 +107,7 @@ class _Unpacker:
                 self.relay.complete(item.path)
 
     @contextmanager
-    def unpacking_wheels(self, artifacts: Iterable[Artifact], python: str, progress: Progress) -> Iterator[None]:
+    def unpacking_wheels(self, artifacts: Iterable[Artifact], python: str, progress: InstallProgress) -> Iterator[None]:
         """Let uv unpack wheels while the block downloads them, and remove their archives.
 
         If uv fails, for example because the wheels are for another machine, the install unpacks them and reports it.

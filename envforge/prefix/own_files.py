@@ -12,7 +12,7 @@ from envforge.base.distribution import file_url_path
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import walk
 from envforge.prefix.installed import read_conda, read_distributions, site_packages_of
-from envforge.prefix.values import Progress
+from envforge.prefix.values import InstallProgress
 from envforge.prefix.venv import python_program, venv_site_packages
 
 _ASIDE = f"{ENVFORGE_DIRECTORY}/own-files"
@@ -29,7 +29,7 @@ def set_aside(prefix: Path) -> None:
         (prefix / path).replace(target)
 
 
-def put_back(prefix: Path, progress: Progress) -> None:
+def put_back(prefix: Path, progress: InstallProgress) -> None:
     """Move the files back, and name them; one whose place a package has taken stays aside."""
     aside = prefix / _ASIDE
     kept, taken = [], []

@@ -13,7 +13,9 @@ from envforge.lock.lockfile import Manager
 from envforge.lock.plan import Artifact
 from envforge.machine.values import Machine
 
-Step = Literal["planned", "conda done", "wheels done", "verified"]  # the third is in journals of earlier versions
+InstallStep = Literal[
+    "planned", "conda done", "wheels done", "verified"
+]  # the third is in journals of earlier versions
 Outcome = Literal["installed", "completed", "updated", "unchanged"]
 
 
@@ -83,7 +85,7 @@ class InstallReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedFile:
+class PlannedPackage:
     """A package that an install would link. ``bytes`` is None if its server didn't report a size."""
 
     label: str
@@ -98,7 +100,7 @@ class Preview:
     prefix: Path
     lockfile: Path
     platform: str
-    files: tuple[PlannedFile, ...] = ()
+    files: tuple[PlannedPackage, ...] = ()
     removed: tuple[str, ...] = ()
     unchanged: int = 0
     warnings: tuple[str, ...] = ()
@@ -114,7 +116,7 @@ class Supply(Protocol):
         """Open the file of a package; returns the stream and its size in bytes."""
 
 
-class Progress(Protocol):
+class InstallProgress(Protocol):
     """Receiver of progress reports: a terminal, a log, or nothing. Its methods are called from several threads."""
 
     def begin(self, step: str, total: int | None, unit: Literal["bytes", "packages"]) -> None:
@@ -135,7 +137,7 @@ class Progress(Protocol):
 
 @contextmanager
 def progress_step(
-    progress: Progress, step: str, total: int | None, unit: Literal["bytes", "packages"]
+    progress: InstallProgress, step: str, total: int | None, unit: Literal["bytes", "packages"]
 ) -> Iterator[None]:
     """Report a step of ``total`` bytes or packages, which ends with the block."""
     progress.begin(step, total, unit)

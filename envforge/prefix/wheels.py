@@ -59,7 +59,7 @@ from envforge.prefix.installed import (
 )
 from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.relay import Relay, index_url, loopback_works, wheel_url
-from envforge.prefix.values import Progress, progress_step
+from envforge.prefix.values import InstallProgress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
@@ -262,7 +262,7 @@ class Batch:
     wheels: tuple[Fetched, ...]
     site: Site
     store: Store
-    progress: Progress
+    progress: InstallProgress
     renew: Callable[[tuple[Artifact, ...]], object]
     reread: bool = False
     began_ns: int = field(default_factory=time.time_ns)
@@ -414,7 +414,7 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     return wrong
 
 
-class Row(NamedTuple):
+class WheelFile(NamedTuple):
     """A file that a wheel installs unchanged. A tuple, because a wheel has tens of thousands of files."""
 
     name: str
@@ -437,7 +437,7 @@ def _are_unchanged(known: Mapping[str, str], site: Site) -> bool:
         return False
 
 
-def _is_trusted(row: Row, state: os.stat_result | None, known: dict[str, str], began_ns: int) -> bool:
+def _is_trusted(row: WheelFile, state: os.stat_result | None, known: dict[str, str], began_ns: int) -> bool:
     """Return whether a file needn't be read.
 
     It was verified and is unchanged, or uv has just unpacked it into its cache and checked its CRC-32. A copy, which
@@ -449,12 +449,12 @@ def _is_trusted(row: Row, state: os.stat_result | None, known: dict[str, str], b
     return is_new or known.get(row.name) == identity(state)
 
 
-def _expected(item: Fetched, batch: Batch) -> Iterator[Row]:
+def _expected(item: Fetched, batch: Batch) -> Iterator[WheelFile]:
     """Yield each file that the wheel installs unchanged."""
     for name, digest, size in read_record(_kept(item, batch.store).record):
         place, sha256 = _place(name, batch.site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
-            yield Row(name, place, sha256, int(size) if size.isdecimal() and len(size) < 20 else -1)
+            yield WheelFile(name, place, sha256, int(size) if size.isdecimal() and len(size) < 20 else -1)
 
 
 def _kept(item: Fetched, store: Store) -> Unpacked:
@@ -482,7 +482,7 @@ def _header_places(name: str, item: Fetched, site: Site) -> Iterator[str]:
                 yield f"{site.prefix}/{include}/{folder}/{path}"
 
 
-def _first_difference(rows: list[Row]) -> str | None:
+def _first_difference(rows: list[WheelFile]) -> str | None:
     """Return the first path whose file is missing or has another SHA-256."""
     for _, path, wanted, _ in rows:
         if not Path(path).is_file() or hash_file(path, hashlib.sha256()) != wanted:
@@ -603,7 +603,7 @@ def _uv(
 
 
 def build_wheels(
-    fetched: Iterable[Fetched], site: Site, store: Store, *, offline: bool, progress: Progress
+    fetched: Iterable[Fetched], site: Site, store: Store, *, offline: bool, progress: InstallProgress
 ) -> list[Fetched]:
     """Build a wheel from each source distribution in ``fetched``, and return wheels unchanged."""
     chosen = tuple(fetched)

@@ -25,7 +25,7 @@ from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
 from envforge.prefix.journal import read_journal
-from envforge.prefix.locate import Meant, check_usable, meant_prefix
+from envforge.prefix.locate import ChosenEnvironment, check_usable, chosen_environment
 from envforge.verify.checks import ChosenChecks, choose
 from envforge.verify.environment.observe import prefix_state
 from envforge.verify.machine.case import CONDITION_CHECKS
@@ -88,13 +88,13 @@ def find_situation(
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
 
 
-def _meant(place: Place, project: Path | None) -> Meant | None:
+def _meant(place: Place, project: Path | None) -> ChosenEnvironment | None:
     if place.prefix is None and place.name is None and project is None:
         return None
-    return meant_prefix(place.prefix, place.name, place.folder)
+    return chosen_environment(place.prefix, place.name, place.folder)
 
 
-def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str) -> Path | None:
+def _lock(place: Place, project: Path | None, meant: ChosenEnvironment | None, platform: str) -> Path | None:
     """Return the requested lockfile, else the one that the environment was made from, else the project's only one."""
     if place.lock is not None:
         return place.lock
@@ -114,7 +114,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     return project / LOCK_FILE
 
 
-def _made_from(meant: Meant | None) -> Path | None:
+def _made_from(meant: ChosenEnvironment | None) -> Path | None:
     if meant is None:
         return None
     try:
@@ -195,7 +195,7 @@ def _shown(lock: Path, project: Path | None) -> str:
     return str(path.relative_to(project)) if project is not None and path.is_relative_to(project) else str(lock)
 
 
-def _lacks(project: Path | None, meant: Meant | None, questions: tuple[Question, ...]) -> list[NotObserved]:
+def _lacks(project: Path | None, meant: ChosenEnvironment | None, questions: tuple[Question, ...]) -> list[NotObserved]:
     """Return the questions that can't be answered here, each with the command that helps."""
     lack = _without_environment(meant)
     found = []
@@ -210,7 +210,7 @@ def _lacks(project: Path | None, meant: Meant | None, questions: tuple[Question,
     return found
 
 
-def _without_environment(meant: Meant | None) -> NotObserved | None:
+def _without_environment(meant: ChosenEnvironment | None) -> NotObserved | None:
     if meant is None:
         reason = "no project in the current directory or a parent directory, and neither `--prefix` nor `--name`"
         return NotObserved(what="environment", why="absent", reason=reason, command=_IN_PROJECT)

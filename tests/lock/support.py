@@ -14,7 +14,7 @@ import pytest
 from envforge.base.net import Mirrors
 from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.locking import lock
-from envforge.lock.request import LockReport, LockRequest, Progress
+from envforge.lock.request import LockProgress, LockReport, LockRequest
 from tests.support.loopback import Loopback, Request, Response
 
 
@@ -53,7 +53,7 @@ class LockFolder:
         fields = {"environment": self.environment, "lockfile": self.lockfile, "mirrors": self.mirrors}
         return LockRequest(**{**fields, **changes})
 
-    def lock(self, progress: Progress = repr, **changes: Any) -> LockReport:
+    def lock(self, progress: LockProgress = repr, **changes: Any) -> LockReport:
         return lock(self.request(**changes), progress)
 
     def read(self) -> Lockfile:

@@ -30,7 +30,7 @@ from envforge.lock.solver import RECORDS_VARIABLE, PackagesNotFoundError
 if TYPE_CHECKING:
     from envforge.lock.solver.request import IndexRecord, Priority
 
-Json = dict[str, Any]
+_JsonObject = dict[str, Any]
 Command = Literal["info", "config", "list", "create", "install", "update"]
 
 
@@ -162,7 +162,7 @@ _EXCEPTIONS = {
 }
 
 
-def failure(error: EnvforgeError) -> Json:
+def failure(error: EnvforgeError) -> _JsonObject:
     """Return the error with its text in ``message``, where conda-lock reads it, and its parts for ``envforge.lock``."""
     reason, name = hide_secrets(error.message), _EXCEPTIONS.get(error.code, "CondaError")
     message = f"{reason}\n\nhint: {hide_secrets(error.hint)}" if error.hint else reason
@@ -180,7 +180,7 @@ def failure(error: EnvforgeError) -> Json:
     }
 
 
-def settings_answer(environment: Mapping[str, str], platform: str) -> Json:
+def settings_answer(environment: Mapping[str, str], platform: str) -> _JsonObject:
     """Return the answer to ``info --json`` and ``config --json list|show``, with the settings that conda-lock reads."""
     stated = environment.get("CONDA_PKGS_DIRS", "")
     return {
@@ -191,12 +191,12 @@ def settings_answer(environment: Mapping[str, str], platform: str) -> Json:
     }
 
 
-def _fetch(record: IndexRecord) -> Json:
+def _fetch(record: IndexRecord) -> _JsonObject:
     entry = {**fields_to_json(record), "channel": f"{record.channel}/{record.subdir}", "indexed_timestamp": None}
     return {key: value for key, value in entry.items() if value is not None}
 
 
-def _link(record: IndexRecord) -> Json:
+def _link(record: IndexRecord) -> _JsonObject:
     return {
         "base_url": record.channel,
         "build_number": record.build_number,
@@ -237,7 +237,7 @@ def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], reco
     return path
 
 
-def _package(record: IndexRecord) -> Json:
+def _package(record: IndexRecord) -> _JsonObject:
     # only these fields, because the URL of a channel may have credentials
     return {
         "name": record.name,
@@ -267,7 +267,7 @@ def answer_call(call: Call, environment: Mapping[str, str]) -> object:
     return _solved(call, environment, platform)
 
 
-def _solved(call: Call, environment: Mapping[str, str], platform: str) -> Json:
+def _solved(call: Call, environment: Mapping[str, str], platform: str) -> _JsonObject:
     from envforge.base.net import Mirrors  # noqa: PLC0415 - only a solve needs it
     from envforge.lock.solver import request, solve  # noqa: PLC0415 - imports rattler
     from envforge.lock.solver.request import ALIAS, Naming  # noqa: PLC0415 - as above
@@ -280,7 +280,7 @@ def _solved(call: Call, environment: Mapping[str, str], platform: str) -> Json:
     channels, virtual_packages = request.split_virtual_packages(naming.channels(call.channels), platform)
     before = () if call.command == "create" else read_installed(_prefix(call))
     after = solve.solve(
-        request.Request(
+        request.SolveRequest(
             specs=call.words,
             channels=channels,
             naming=naming,
@@ -297,12 +297,12 @@ def _solved(call: Call, environment: Mapping[str, str], platform: str) -> Json:
     return _difference(_prefix(call), before, after)
 
 
-def _difference(prefix: Path, before: tuple[IndexRecord, ...], after: tuple[IndexRecord, ...]) -> Json:
+def _difference(prefix: Path, before: tuple[IndexRecord, ...], after: tuple[IndexRecord, ...]) -> _JsonObject:
     """Return the answer to ``create|install|update --dry-run --json``: the packages to fetch, unlink, and link."""
     link, unlink = _without(after, before), _without(before, after)
     if before and not link and not unlink:
         return {"success": True, "message": "All requested packages already installed."}
-    actions: Json = {
+    actions: _JsonObject = {
         "FETCH": [_fetch(record) for record in sorted(link, key=lambda record: record.name)],
         "PREFIX": str(prefix),
         **({"UNLINK": [_link(record) for record in unlink]} if unlink else {}),

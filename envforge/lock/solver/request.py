@@ -251,7 +251,7 @@ _UNREADABLE = (InvalidMatchSpecError, InvalidPackageNameError, InvalidChannelErr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class SolveRequest:
     """One solve. ``installed`` packages are kept as far as the packages in ``specs`` allow.
 
     ``virtual`` is ``None`` if the call states no virtual packages.
@@ -266,7 +266,7 @@ class Request:
     environment: Mapping[str, str] = field(default_factory=dict)
     wishes: Wishes = field(default_factory=Wishes)
 
-    def with_named_channels(self) -> Request:
+    def with_named_channels(self) -> SolveRequest:
         """Add the channels that only specs name (``channel::package``), as conda does."""
         named = [self._channel(text) for text in self.specs]
         channels = {channel.address: channel for channel in (*self.channels, *named) if channel is not None}

@@ -28,17 +28,17 @@ from envforge.base.urls import hide_secrets, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock.names import NameMapping
 from envforge.lock.solver import LockedFile, PackagesNotFoundError
-from envforge.lock.solver.request import ALIAS, PRIORITIES, Channel, IndexRecord, Naming, Request
+from envforge.lock.solver.request import ALIAS, PRIORITIES, Channel, IndexRecord, Naming, SolveRequest
 
 T = TypeVar("T")
 
 
 # one solve with preferred packages and additional version constraints
-Solve = Callable[[Sequence[RepoDataRecord], Sequence[str]], Awaitable[list[RepoDataRecord]]]
+SolveFunction = Callable[[Sequence[RepoDataRecord], Sequence[str]], Awaitable[list[RepoDataRecord]]]
 
 
 async def solve_keeping(
-    request: Request, specs: Sequence[MatchSpec], gateway: Gateway, solve: Solve
+    request: SolveRequest, specs: Sequence[MatchSpec], gateway: Gateway, solve: SolveFunction
 ) -> list[RepoDataRecord]:
     """Give packages to upgrade the version that a new lockfile would have, and keep the others if possible."""
     preferred = await _preferred(request, specs, gateway)
@@ -51,7 +51,7 @@ async def solve_keeping(
     return await solve(preferred, renewed)
 
 
-async def _renewed(request: Request, preferred: Sequence[RepoDataRecord], solve: Solve) -> list[str]:
+async def _renewed(request: SolveRequest, preferred: Sequence[RepoDataRecord], solve: SolveFunction) -> list[str]:
     names = set(request.wishes.renew)
     if not names:
         return []
@@ -77,7 +77,7 @@ def _minor_of_python(versions: Iterable[tuple[str, str]]) -> list[str]:
     return [f"python {'.'.join(version.split('.')[:2])}.*" for name, version in versions if name == "python"]
 
 
-async def _preferred(request: Request, specs: Sequence[MatchSpec], gateway: Gateway) -> list[RepoDataRecord]:
+async def _preferred(request: SolveRequest, specs: Sequence[MatchSpec], gateway: Gateway) -> list[RepoDataRecord]:
     """Return the current repodata records of kept packages, except those that the specs or the cutoff exclude."""
     kept = {one.name: one for one in request.wishes.keep if one.name not in request.wishes.renew}
     if not kept:
@@ -113,7 +113,7 @@ _SHOWN = 5
 _ALIKE = 0.75
 
 
-async def explained(error: SolverError, request: Request, folder: Path) -> EnvforgeError:
+async def explained(error: SolverError, request: SolveRequest, folder: Path) -> EnvforgeError:
     """Return the error to report. It names every spec without a match; rattler names only the first."""
     missing = await _missing(request, folder)
     if not missing:
@@ -135,7 +135,7 @@ async def explained(error: SolverError, request: Request, folder: Path) -> Envfo
     )
 
 
-async def _suggestions(unknown: tuple[str, ...], request: Request, folder: Path) -> list[Hint]:
+async def _suggestions(unknown: tuple[str, ...], request: SolveRequest, folder: Path) -> list[Hint]:
     """Return a "did you mean" for each unknown name that resembles a name in the channels."""
     if not unknown:
         return []
@@ -156,14 +156,14 @@ def known_names(
     naming = Naming(mirrors=mirrors, platform=platform, alias=environment.get("CONDA_CHANNEL_ALIAS", ALIAS).rstrip("/"))
     try:
         channels = naming.channels(word for word in words if word != "nodefaults")
-        request = Request(specs=(), channels=channels, naming=naming, virtual=(), environment=environment)
+        request = SolveRequest(specs=(), channels=channels, naming=naming, virtual=(), environment=environment)
         with cache(channels, environment) as folder:
             return frozenset(asyncio.run(read(channels, folder, _names_of(request))))
     except EnvforgeError:
         return frozenset()
 
 
-def _names_of(request: Request) -> Callable[[Gateway], Awaitable[list[str]]]:
+def _names_of(request: SolveRequest) -> Callable[[Gateway], Awaitable[list[str]]]:
     async def ask(gateway: Gateway) -> list[str]:
         return [name.normalized for name in await gateway.names(request.sources(), request.subdirs())]
 
@@ -176,7 +176,7 @@ def suggested(name: str, known: set[str]) -> str | None:
     return mapped if mapped != name and mapped in known else nearest(name, known, alike=_ALIKE)
 
 
-async def _missing(request: Request, folder: Path) -> list[tuple[str, str, str]]:
+async def _missing(request: SolveRequest, folder: Path) -> list[tuple[str, str, str]]:
     """Return each requested spec that no package matches: its text, its name, and the versions available."""
     virtual = {package.name.normalized for package in request.virtual_packages()}
     wanted = [(text, request.match_spec(text)) for text in request.specs]
@@ -203,7 +203,7 @@ def _instead(spec: MatchSpec, records: list[RepoDataRecord]) -> str:
     return f" (available: {', '.join(newest[:_SHOWN])}{', …' if len(newest) > _SHOWN else ''})"
 
 
-def _facts(text: str, request: Request) -> str:
+def _facts(text: str, request: SolveRequest) -> str:
     """Return the virtual packages of the solve if the text names one."""
     if "__" not in text:
         return ""
@@ -211,7 +211,7 @@ def _facts(text: str, request: Request) -> str:
     return f"\nvirtual packages of {request.naming.platform}: {stated or 'none'}"
 
 
-def solve(request: Request) -> tuple[IndexRecord, ...]:
+def solve(request: SolveRequest) -> tuple[IndexRecord, ...]:
     """Return the packages of the environment, each after its dependencies.
 
     Raises ``RequestError`` for an invalid spec, ``EnvforgeError`` (``packages-not-found``, ``unsatisfiable``) with
@@ -231,7 +231,7 @@ def solve(request: Request) -> tuple[IndexRecord, ...]:
     return tuple(request.at_home(IndexRecord.read(record.to_json(), "the solution")) for record in ordered)
 
 
-async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
+async def _solve(request: SolveRequest, folder: Path) -> list[RepoDataRecord]:
     specs = [request.match_spec(text) for text in request.specs]
     named = {spec.name.normalized for spec in specs}
     kept = [request.at_source(record) for record in request.installed if record.name not in named]
@@ -263,7 +263,7 @@ async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
         raise await explained(error, request, folder) from error
 
 
-async def _locked(kept: list[IndexRecord], request: Request, gateway: Gateway) -> list[RepoDataRecord]:
+async def _locked(kept: list[IndexRecord], request: SolveRequest, gateway: Gateway) -> list[RepoDataRecord]:
     # a lockfile doesn't contain the builds of dependencies, so read complete records from the channels
     if not kept:
         return []

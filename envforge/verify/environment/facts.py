@@ -10,7 +10,7 @@ from envforge.verify.values import Signal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditFinding:
+class AuditDifference:
     """One difference between the environment and its lockfile, or one risk, as ``envforge audit`` reports it."""
 
     kind: str
@@ -29,8 +29,8 @@ class AuditFacts:
     packages: int
     files: int
     drift_count: int = 0
-    drift: tuple[AuditFinding, ...] = ()
-    warnings: tuple[AuditFinding, ...] = ()
+    drift: tuple[AuditDifference, ...] = ()
+    warnings: tuple[AuditDifference, ...] = ()
     notes: tuple[str, ...] = ()
 
 

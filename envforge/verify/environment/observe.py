@@ -17,8 +17,8 @@ from envforge.machine.probe import probe
 from envforge.machine.values import Machine, driver_text
 from envforge.prefix.journal import read_journal
 from envforge.verify.environment.facts import (
+    AuditDifference,
     AuditFacts,
-    AuditFinding,
     CudaFacts,
     EnvironmentFacts,
     Library,
@@ -32,7 +32,7 @@ from envforge.verify.environment.facts import (
 from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
-    from envforge.prefix.audit_files import Finding
+    from envforge.prefix.audit_files import AuditFinding
     from envforge.verify.observe import Situation
 
 
@@ -267,5 +267,5 @@ def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]
     return Signal(value=facts, source=source)
 
 
-def _finding(found: Finding) -> AuditFinding:
-    return AuditFinding(kind=found.kind, text=found.text, package=found.package, path=found.path)
+def _finding(found: AuditFinding) -> AuditDifference:
+    return AuditDifference(kind=found.kind, text=found.text, package=found.package, path=found.path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from envforge.base.redact import quoted
-from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts, PythonFacts
+from envforge.verify.environment.facts import AuditDifference, EnvironmentFacts, PythonFacts
 from envforge.verify.judging import View, check, counted, facts_of, failed, info, passed, skipped, unread, warned
 from envforge.verify.values import Judgement, Verdict
 
@@ -49,11 +49,11 @@ def _files(facts: EnvironmentFacts) -> Judgement:
     return _audited(facts, [item for item in _all(facts) if item.kind in _FILES], "every file as in its package")
 
 
-def _all(facts: EnvironmentFacts) -> tuple[AuditFinding, ...]:
+def _all(facts: EnvironmentFacts) -> tuple[AuditDifference, ...]:
     return facts.audit.value.drift if facts.audit.value is not None else ()
 
 
-def _audited(facts: EnvironmentFacts, found: list[AuditFinding], wanted: str) -> Judgement:
+def _audited(facts: EnvironmentFacts, found: list[AuditDifference], wanted: str) -> Judgement:
     audit, source = facts.audit.value, facts.audit.source
     if facts.state == "virtual":
         return skipped(f"{facts.state_text}: only conda and envforge environments can be audited")

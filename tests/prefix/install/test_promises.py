@@ -13,7 +13,7 @@ from envforge.cli import main
 from envforge.errors import EnvforgeError
 from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.journal import read_journal
-from envforge.prefix.locate import Meant, check_usable
+from envforge.prefix.locate import ChosenEnvironment, check_usable
 from envforge.prefix.own_files import editable_command
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
@@ -169,7 +169,7 @@ def test_moved_environment_is_detected_and_repaired(tools: tuple[Path, Path], he
     moved = Place(tmp_path / "proj2", here.shared_cache)
     moved.folder.mkdir()
     here.prefix.rename(moved.prefix)
-    meant = Meant(prefix=moved.prefix, option="")
+    meant = ChosenEnvironment(prefix=moved.prefix, option="")
     for use in (lambda: check_usable(meant), lambda: audit(AuditRequest(prefix=moved.prefix, platform=SUBDIR))):
         with pytest.raises(EnvforgeError) as caught:
             use()
@@ -185,7 +185,7 @@ def test_environment_behind_a_link_was_not_moved(tools: tuple[Path, Path], here:
     plain, _ = tools
     here.install(plain)
     (tmp_path / "link").symlink_to(here.prefix)
-    check_usable(Meant(prefix=tmp_path / "link", option=""))
+    check_usable(ChosenEnvironment(prefix=tmp_path / "link", option=""))
     assert here.install(plain, prefix=tmp_path / "link").outcome == "unchanged"
 
 

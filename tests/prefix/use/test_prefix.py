@@ -10,8 +10,8 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.prefix.journal import lock_prefix, read_journal, write_journal
-from envforge.prefix.locate import Meant, meant_prefix
-from envforge.prefix.values import Step
+from envforge.prefix.locate import ChosenEnvironment, chosen_environment
+from envforge.prefix.values import InstallStep
 from tests.prefix.use.support import User
 
 
@@ -37,7 +37,7 @@ def test_condas_own_folder_at_home_is_no_environment(user: User) -> None:
 @pytest.mark.parametrize("step", ["planned", "conda done", "wheels done"])
 @pytest.mark.parametrize("command", [("run", "hello"), ("shell", "--print", "--shell", "bash"), ("kernel",)])
 def test_unfinished_environment_is_refused_with_its_step(
-    user: User, plain: Path, step: Step, command: tuple[str, ...]
+    user: User, plain: Path, step: InstallStep, command: tuple[str, ...]
 ) -> None:
     journal = read_journal(plain)
     assert journal is not None
@@ -73,12 +73,12 @@ def test_environment_of_another_conda_tool_can_be_used(user: User, tmp_path: Pat
 
 def test_prefix_and_name_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EnvforgeError, match="can't be used together") as raised:
-        meant_prefix(tmp_path, "name", tmp_path)
+        chosen_environment(tmp_path, "name", tmp_path)
     assert raised.value.exit_code == 2
 
 
 def test_label_holds_nothing_that_a_prompt_would_evaluate(tmp_path: Path) -> None:
-    meant = Meant(prefix=tmp_path / "$(touch x) %n\\w`id`" / ".conda", option="")
+    meant = ChosenEnvironment(prefix=tmp_path / "$(touch x) %n\\w`id`" / ".conda", option="")
     assert meant.label == "__touch x_ _n_w_id_"
 
 

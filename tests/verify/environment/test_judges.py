@@ -10,7 +10,7 @@ import pytest
 from envforge.base.process import ProcessEnd
 from envforge.base.terms import ComputeCapability
 from envforge.verify.checks import judge
-from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, NumpyFacts, Toolchain, VisibleGpu
+from envforge.verify.environment.facts import AuditDifference, CudaFacts, Library, NumpyFacts, Toolchain, VisibleGpu
 from envforge.verify.environment.pytorch import supports
 from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict
@@ -30,9 +30,9 @@ from tests.verify.environment.support import NOW
 
 FAIL, WARN, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN
 DEAD = ProcessEnd(seconds=1.0, exit_code=-11, signal="SIGSEGV", limit_s=120.0)
-DRIFT = AuditFinding(kind="package-version", text="`numpy` is 2.2.0, the lock has 2.3.0", package="numpy")
-CHANGED = AuditFinding(kind="file-changed", text="`torch/amp/__init__.py` was changed", package="torch")
-TWICE = AuditFinding(kind="owned-twice", text="`numpy` of pip is also installed by conda", package="numpy")
+DRIFT = AuditDifference(kind="package-version", text="`numpy` is 2.2.0, the lock has 2.3.0", package="numpy")
+CHANGED = AuditDifference(kind="file-changed", text="`torch/amp/__init__.py` was changed", package="torch")
+TWICE = AuditDifference(kind="owned-twice", text="`numpy` of pip is also installed by conda", package="numpy")
 OUTSIDE = Library(family="libcudnn", path="/usr/local/cuda/lib64/libcudnn.so.9", inside=False)
 SECOND = Library(family="libiomp5", path="/srv/net/.conda/lib/libiomp5.so", inside=True)
 CPU_TORCH = replace(TORCH, version="2.13.0+cpu", cuda=None, arch_list=(), cudnn=None, nccl=None)

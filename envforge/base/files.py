@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,7 +175,7 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
 def _opened_stream(path: Path) -> BinaryIO:
     """Open a pipe or a device; raise ``OSError`` for a pipe without a reader, because opening it would wait for one."""
     descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
-    if os.name != "nt":
+    if sys.platform != "win32":
         os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "wb")
 

@@ -198,10 +198,11 @@ def _end_processes(group: int, mark: str) -> None:
 
 def _kill(processes: Iterable[int], group: int) -> None:
     for pid in processes:
-        with contextlib.suppress(OSError):  # it has exited, or is no child of this process
-            os.kill(pid, signal.SIGKILL)
-            if pid != group:
-                os.waitpid(pid, os.WNOHANG)
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # it has exited, or is no child of this process
+                os.kill(pid, signal.SIGKILL)
+                if pid != group:
+                    os.waitpid(pid, os.WNOHANG)
 
 
 def survivors() -> list[int]:

@@ -61,6 +61,7 @@ class BundleOptions:
 
     def make(self, progress: InstallProgress) -> _Bundled:
         """Write the bundle, with what the cache lacks downloaded first."""
+        from envforge.lock.inputs import refuse_credentials
         from envforge.lock.plan import make_plan, read_any_lock
         from envforge.prefix.bundle import member_name, write_bundle
         from envforge.prefix.cache import Store, default_root, in_use
@@ -73,6 +74,7 @@ class BundleOptions:
         if lock.read_bytes() != data:
             message = f"`{lock}` changed while it was read"
             raise EnvforgeError(message, hint="run the command again", code="edited-since")
+        refuse_credentials(str(lock), [*lockfile.channels, *(package.url for package in lockfile.packages)])
         plan = make_plan(lockfile, platform, lock)
         for warning in plan.warnings:
             progress.note(f"warning: {warning}")

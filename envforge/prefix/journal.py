@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from envforge.base.documents import Document, Printable
-from envforge.base.files import file_lock, open_own, regular, write_atomic
+from envforge.base.files import current_umask, file_lock, open_own, regular, write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
 from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE, PYLOCK, VENV_IN_PROJECT, is_pylock
@@ -97,8 +97,14 @@ def write_journal(prefix: Path, journal: Journal) -> None:
 
 
 def keep_lockfile(lockfile: Path, prefix: Path) -> None:
-    """Copy a lockfile into a prefix, for the time when its own path no longer exists."""
-    write_atomic(kept_lockfile(prefix, lockfile), lockfile.read_bytes(), through_links=False)
+    """Copy a lockfile into a prefix, for the time when its own path no longer exists.
+
+    Only people who may read the lockfile, whose URLs may contain a password, may read the copy.
+    """
+    kept = kept_lockfile(prefix, lockfile)
+    kept.touch()
+    kept.chmod(0o666 & ~current_umask() & lockfile.stat().st_mode)
+    write_atomic(kept, lockfile.read_bytes(), through_links=False)
 
 
 def recreate_command(prefix: Path) -> str:

@@ -52,6 +52,27 @@ def _no_network(folder: Path, *command: str | Path) -> subprocess.CompletedProce
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_bundle_of_a_lockfile_with_a_password_is_refused(
+    project: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "conda-lock.yml"
+    path.write_text(path.read_text().replace("http://", "http://joe:S3CRET@"))
+
+    assert main(["bundle", "-o", "b.tar"]) == 1
+    assert "contains credentials" in (said := capsys.readouterr().err)
+    assert "S3CRET" not in said
+    assert not (project / "b.tar").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_copy_of_a_lockfile_in_an_environment_is_as_private_as_the_lockfile(project: Path) -> None:
+    path = project / "conda-lock.yml"
+    path.chmod(0o600)
+
+    _run("install", "--frozen")
+    assert (project / ".conda" / ".envforge" / "conda-lock.yml").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_bundle_becomes_the_environment_without_any_network_and_with_an_empty_cache(
     lock: LockWriter, channel: Channel, project: Path, tmp_path: Path
 ) -> None:

@@ -233,7 +233,8 @@ def _misplaced(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Differ
         rows = [p for p in packages if (p.manager, key_of(p.manager, p.name)) == (one.entries[0].section, one.name)]
         # if two categories need a package, it is listed in one of them: by envforge in `main`, by conda-lock in any
         is_main = one.category == "main" and INPUT_SHA256 in dict(lock.custom_metadata)
-        names = ["main"] if is_main else [c for c in known if any(id(row) in reach[c] for row in rows)]
+        stated = {entry.category for entry in one.entries}
+        names = ["main"] if is_main else [c for c in known if c in stated or any(id(row) in reach[c] for row in rows)]
         if rows and not any(row.category in names for row in rows):
             text = f"`{one.name}` ({rows[0].manager}) is requested in the category `{one.category}`"
             yield Difference("other-category", text, f"it is locked in `{rows[0].category}`", platform)

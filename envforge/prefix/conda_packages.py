@@ -652,10 +652,15 @@ def _complete_record(artifact: Artifact, prefix: Path, spec: str | None, folder:
     record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
     # rattler recorded a directory that is gone
     record |= {"extracted_package_dir": str(folder), "link": record["link"] | {"source": str(folder)}}
-    for row in record["paths_data"]["paths"]:
+    rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
+    for name, row in rows.items():
         if row["path_type"] == "softlink":
-            # rattler records the hash of the link's text; conda records none, and takes this one for a changed file
+            # rattler records the hash of the link's text, which conda takes for a change of the file
             row.pop("sha256_in_prefix", None)
+            arrived = os.path.relpath(os.path.realpath(prefix / name), os.path.realpath(prefix))
+            target = rows.get(Path(arrived).as_posix(), {})
+            if digest := target.get("sha256_in_prefix") or target.get("sha256"):
+                row["sha256_in_prefix"] = digest  # of a link to a directory, conda accepts no hash, and no null either
     path.unlink()  # for its mode is 0600, and other users of the prefix must read it
     save_record(path, record)
 

@@ -74,7 +74,7 @@ def test_name_of_a_variable_is_not_run_by_a_shell(plain: Path, tmp_path: Path) -
     lockfile = tmp_path / "made-plain" / "conda-lock.yml"
     recorded = """custom_metadata: {envforge_variables: '{"A;touch x": "1"}'}"""
     lockfile.write_text(lockfile.read_text().replace("custom_metadata: {}", recorded))
-    with pytest.raises(EnvforgeError, match="expected a variable name"):
+    with pytest.raises(EnvforgeError, match="expected the name of a variable"):
         Place(tmp_path / "made-plain").install(lockfile, prefix=plain)
 
 
@@ -220,4 +220,4 @@ def test_damaged_variables_are_named_with_file_and_place(user: User, plain: Path
     state.write_text('{"env_vars": {"GOOD": "yes", "BAD NAME": "x"}}')
     run = user.envforge("run", "--prefix", str(plain), "hello")
     assert run.returncode == 1
-    assert f"`{state}` at `env_vars.BAD NAME`: expected a variable name" in run.stderr
+    assert f"`{state}` at `env_vars.BAD NAME`: expected the name of a variable" in run.stderr

@@ -1,7 +1,7 @@
 """Remove what identifies a person or a computer from strings; change each string in a value; quote paths for a shell.
 
-A known name is removed wherever it is a word, in any case, and with any separators. A short name, or a word of the
-field, is removed only where it can't be anything else: after a label such as ``user``, before ``@``, or in a path.
+A known name is removed wherever it is a word, in any case, and with any separators. A short name is removed only in a
+path, before ``@``, and after a label such as ``user``; a word of the field only in the last two places.
 Other identities are found by their grammar, see ``KINDS``. Four numbers are an address unless the text names a version.
 """
 
@@ -21,7 +21,7 @@ from urllib.parse import quote
 from envforge.base.urls import hide_secrets
 
 T = TypeVar("T")
-Change = Callable[[str], str]
+TextChange = Callable[[str], str]
 _PLAIN = re.compile(r"~?[\w@%+=:,./-]+")
 
 # a report without these words would be unreadable, and records contain some of them as values
@@ -292,7 +292,7 @@ def _patterns(name: str, labels: str) -> Iterator[re.Pattern[str]]:
     )
 
 
-def redactor(identity: Identity) -> Change:
+def redactor(identity: Identity) -> TextChange:
     """Return a function that redacts a string; equal UUIDs get equal numbers."""
     numbers: dict[str, int] = {}
 
@@ -314,7 +314,7 @@ def redactor(identity: Identity) -> Change:
     return clean
 
 
-def redact_texts(value: T, clean: Change) -> T:
+def redact_texts(value: T, clean: TextChange) -> T:
     """Return a copy of a value with each string redacted as if its field were written before it: ``serial=…``."""
 
     def labelled(text: str, label: str) -> str:
@@ -324,7 +324,7 @@ def redact_texts(value: T, clean: Change) -> T:
     return cast("T", _changed(value, labelled, ""))
 
 
-def change_texts(value: T, change: Change) -> T:
+def change_texts(value: T, change: TextChange) -> T:
     """Return a copy of a value of dataclasses, tuples, lists, and dicts with each string changed, but no dict key."""
     return cast("T", _changed(value, lambda text, _label: change(text), None))
 
@@ -336,7 +336,7 @@ _UNLABELLED = frozenset({"observed", "value", "wanted"})
 
 
 def _changed(value: Any, change: Callable[[str, str], str], label: str | None) -> Any:
-    """Change each string, and, with a label, which is None for no labels, each dict key and labelled number."""
+    """TextChange each string, and, with a label, which is None for no labels, each dict key and labelled number."""
     if type(value) is str:  # not a member of a string enumeration
         return change(value, label or "")
     if isinstance(value, (tuple, list)):

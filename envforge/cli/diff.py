@@ -45,12 +45,13 @@ class DiffOptions:
 def diff(options: DiffOptions) -> None:
     """Show what changes from lockfile A to lockfile B: packages, downloads, and machine requirements.
 
-    A and B are files (conda-lock.yml or @EXPLICIT), git:REV for the project's conda-lock.yml at that revision, or
-    git:REV:PATH for another file, relative to the current directory.  [default for B: conda-lock.yml of the project]
+    A and B are files (conda-lock.yml, pylock.toml, or @EXPLICIT), git:REV for the project's conda-lock.yml at that
+    revision, or git:REV:PATH for another file, relative to the current directory.  [default for B: conda-lock.yml of
+    the project]
 
     Also shows changes of channels, variables, categories, and other settings.
 
-    Exits with 0 if both create the same environment, and with 1 if they differ or can't be read.
+    Exits with 0 if both install the same files and have the same settings, and with 1 if they differ or can't be read.
     """
     from envforge.lock.diff import compare
     from envforge.lock.project import find_lockfile

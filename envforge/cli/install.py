@@ -75,8 +75,10 @@ class InstallOptions:
     cache: CacheOption
     ignore_machine: Annotated[bool, Option("Install even if this machine can't run the packages.")]
     allow_builds: Annotated[bool, Option("Build source distributions, which runs their code.")]
-    locked: Annotated[bool, Option("Exit with an error if the lockfile is not up to date with environment.yml.")]
-    frozen: Annotated[bool, Option("Don't compare the lockfile with environment.yml.")]
+    locked: Annotated[
+        bool, Option("Exit with an error if the lockfile was edited, or is not up to date with environment.yml.")
+    ]
+    frozen: Annotated[bool, Option("Don't check whether the lockfile is up to date or was edited.")]
     as_json: JsonOption
 
     def request(self, lockfile: Path, supply: Bundle | None) -> InstallRequest:
@@ -248,7 +250,10 @@ def _require_agreement(lockfile: Path) -> None:
 
 
 def _stale_warning(lockfile: Path) -> str:
-    """Return a warning if a lockfile isn't up to date; a pylock.toml is compared with the conda-lock.yml beside it."""
+    """Return a warning if a lockfile was edited or isn't up to date.
+
+    A pylock.toml is compared with the conda-lock.yml beside it.
+    """
     from envforge.lock.lockfile import LockfileError, read_lockfile
     from envforge.lock.plan import read_any_lock
     from envforge.lock.project import is_pylock, lock_command
@@ -281,10 +286,11 @@ def _staleness(lockfile: Path, lock: Lockfile) -> str:
 
     files = recorded_sources(lockfile)
     environment = files[0]
-    missing = [path for path in sources_in(lockfile) if not path.is_file()]
+    recorded = sources_in(lockfile)
+    missing = [path for path in recorded if not path.is_file()]
     if not environment.is_file():
         return ""
-    if missing and environment in sources_in(lockfile):
+    if missing and environment in recorded:
         return f"`{missing[0]}` does not exist; the lockfile can't be compared with it, and is installed as it is"
     made_from = dict(lock.custom_metadata).get(INPUT_SHA256)
     if made_from is None:

@@ -260,8 +260,6 @@ def _check(options: LockOptions) -> None:
 
 def _all_files(request: LockRequest, differences: Sequence[Difference]) -> Iterator[Hint]:
     """Yield how to check a lockfile of several environment files, if only some of them were provided."""
-    from dataclasses import replace
-
     from envforge.lock.lockfile import recorded_sources
 
     if any(one.code == "sources" for one in differences) and len(files := recorded_sources(request.lockfile)) > 1:

@@ -103,7 +103,13 @@ def run(options: RunOptions) -> None:
     environment, command = options.environment.usable(), options.command
     words = command[1:] if command[0] == "--" else command
     active = activation(environment.prefix, environment.label, os.environ)
-    if words and (warning := foreign_program(words[0], active, os.environ)):
+
+    def add_pip() -> str:
+        from envforge.prefix.kernel import file_option
+
+        return f"envforge add pip{file_option(environment)} && {environment.install_command}"
+
+    if words and (warning := foreign_program(words[0], active, os.environ, add_pip)):
         click.echo(f"warning: {warning}", err=True)
     become(words, active, os.environ)
 

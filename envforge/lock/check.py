@@ -146,8 +146,8 @@ def _channels(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     if [c for c in inputs.channels if c != "nodefaults"] != list(lock.channels):
         yield Difference(
             "channels",
-            f"channels `{' '.join(inputs.channels)}` are requested",
-            f"the lockfile uses `{' '.join(lock.channels)}`",
+            f"channels `{' '.join(map(show_url, inputs.channels))}` are requested",
+            f"the lockfile uses `{' '.join(map(show_url, lock.channels))}`",
         )
 
 
@@ -187,9 +187,9 @@ def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Di
 
 def _label(one: Requested, package: LockedPackage) -> str:
     if one.requirement is not None and one.requirement.url:
-        return package.url
+        return show_url(package.url)
     if one.spec is not None and one.spec.channel:
-        return package.url
+        return show_url(package.url)
     return f"{package.version} {package.build}" if one.spec is not None and one.spec.build else package.version
 
 

@@ -78,7 +78,7 @@ def _of_row(lock: Lockfile, package: LockedPackage, channels: Sequence[str]) -> 
     if not _is_file_of(package):
         yield Difference("other-file", f"{label} is locked", url, package.platform)
     elif package.manager == "conda" and not any(_is_from(package, channel) for channel in channels):
-        wanted = f"{label} must come from {', '.join(f'`{channel}`' for channel in channels) or 'a channel'}"
+        wanted = f"{label} must come from {', '.join(f'`{show_url(channel)}`' for channel in channels) or 'a channel'}"
         yield Difference("other-channel", wanted, url, package.platform)
 
 
@@ -149,7 +149,7 @@ def _conda_holds(constraint: str, package: LockedPackage) -> bool:
     from rattler.exceptions import InvalidVersionError, InvalidVersionSpecError  # noqa: PLC0415 - slow to import
 
     version, _, build = constraint.partition(" ")
-    build = "" if build.startswith("^") else build  # a regular expression of a stranger can take forever
+    build = "" if build.startswith("^") else build  # a regular expression in a lockfile may never finish
     try:
         return matches(Spec(name=package.name, version=version, build=build), package.version, package.build)
     except (InvalidVersionError, InvalidVersionSpecError):  # only its tool knows what it means

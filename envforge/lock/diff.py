@@ -84,7 +84,7 @@ class LockComparison:
 
     @property
     def is_same(self) -> bool:
-        """Return whether both lockfiles create the same environments, from the same channels and kinds of files."""
+        """Return whether both lockfiles install the same files and have the same settings."""
         return not self.platforms and not self.settings
 
 

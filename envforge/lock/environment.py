@@ -402,7 +402,7 @@ class _Reader:
                 self._fail(key, f"`{name}` is not the name of an environment variable", "use letters, digits, and `_`")
             if is_reserved_variable(name):
                 self._fail(
-                    key, f"activation of the environment sets `{name}`, so `variables:` can't contain it", _REMOVE
+                    key, f"`variables:` can't contain `{name}`, which selects the environment or its Python", _REMOVE
                 )
             if _is_null(value):
                 self._fail(key, f"the variable `{name}` has no value", f'write `{name}: ""` for an empty one')

@@ -206,7 +206,7 @@ class PlatformIndex:
         # uv requests pages in any order
         known = (*sorted(self.missing.items()), *sorted(self.newer.items()))
         found = [(n, why) for n, why in known if _names(explanation, n)]
-        names = sorted({offer.name for offer in self.offers.values()})
+        names = sorted({offer.name for offer in list(self.offers.values())})
         unmatched = r"(?<![\w-]){} \([^)]*\) which doesn't match any versions"
         found += [
             (n, self._why_other_versions(n)) for n in names if re.search(unmatched.format(re.escape(n)), explanation)
@@ -222,7 +222,7 @@ class PlatformIndex:
             if files and specifiers:
                 why, self.advice[name] = self._why_unfit(name, replace(page, files=tuple(files)))
                 return f"the requested version on `{show_url(page.url)}` {why}"
-        offers = [offer for offer in self.offers.values() if offer.name == name]
+        offers = [offer for offer in list(self.offers.values()) if offer.name == name]
         versions_offered = ", ".join(str(offer.version) for offer in offers[:5])
         return f"`{offers[0].index}` has {versions_offered}{', …' if len(offers) > 5 else ''}"
 

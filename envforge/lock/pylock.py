@@ -1,7 +1,7 @@
 """Read and write pylock.toml (PEP 751): the Python packages of a project, for uv and pip.
 
-``[tool.envforge]`` records the name of the conda-lock.yml that the file was made from, the SHA-256 of its packages, and
-its environment variables, and the categories of its packages.
+``[tool.envforge]`` records the name of the conda-lock.yml that the file was made from, the SHA-256 of its packages and
+variables, the environment variables, the categories of the packages, and the SHA-256 of the content of this file.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -322,10 +322,13 @@ class CommandNotRunError(EnvforgeError):
 _OF_PYTHON = re.compile(r"(pip|python)[\d.]*w?(?:\.exe)?", re.IGNORECASE)
 
 
-def foreign_program(command: str, active: Activation, environment: Mapping[str, str]) -> str:
+def foreign_program(
+    command: str, active: Activation, environment: Mapping[str, str], add_pip: Callable[[], str]
+) -> str:
     """Return a warning if ``python`` is that of another environment, because this one has none; empty otherwise.
 
-    Raises ``EnvforgeError`` for ``pip``, which would change another environment.
+    Raises ``EnvforgeError`` for ``pip``, which would change another environment; ``add_pip`` returns the command that
+    adds it to this one.
     """
     match = _OF_PYTHON.fullmatch(command)
     path = active.applied(environment).get("PATH", os.defpath)
@@ -339,7 +342,7 @@ def foreign_program(command: str, active: Activation, environment: Mapping[str, 
     raise CommandNotFoundError(
         f"{text}, and `{found}` would change another environment",
         hint="to install a package with uv" if is_venv(active.prefix) else "to add pip to the environment",
-        command=uv if is_venv(active.prefix) else "envforge add pip && envforge install",
+        command=uv if is_venv(active.prefix) else add_pip(),
         code="command-not-found",
     )
 

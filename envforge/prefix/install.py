@@ -392,8 +392,8 @@ class Installation:
         write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, obtained, batch)
         record_install(request.prefix, self.plan, specs, linked=todo.conda)
+        put_back(request.prefix, progress)  # before the journal says that nothing is left to do
         write_journal(self.request.prefix, journal.at("verified"))
-        put_back(request.prefix, progress)
         return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
 
     def _obtain(self, artifacts: tuple[Artifact, ...]) -> Obtained:

@@ -102,6 +102,7 @@ def keep_lockfile(lockfile: Path, prefix: Path) -> None:
     Only people who may read the lockfile, whose URLs may contain a password, may read the copy.
     """
     kept = kept_lockfile(prefix, lockfile)
+    kept.unlink(missing_ok=True)  # another user may own it
     kept.touch()
     kept.chmod(0o666 & ~current_umask() & lockfile.stat().st_mode)
     write_atomic(kept, lockfile.read_bytes(), through_links=False)

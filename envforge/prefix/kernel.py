@@ -149,8 +149,8 @@ def _check_ipykernel(meant: ChosenEnvironment) -> None:
         hint="to add it",
         command=" && ".join(
             [
-                f"envforge add ipykernel{_file_option(meant)}",
-                *([f"envforge lock --pylock{_file_option(meant)}"] if is_venv(meant.prefix) else []),
+                f"envforge add ipykernel{file_option(meant)}",
+                *([f"envforge lock --pylock{file_option(meant)}"] if is_venv(meant.prefix) else []),
                 meant.install_command,
             ]
         ),
@@ -158,7 +158,7 @@ def _check_ipykernel(meant: ChosenEnvironment) -> None:
     )
 
 
-def _file_option(meant: ChosenEnvironment) -> str:
+def file_option(meant: ChosenEnvironment) -> str:
     """Return the option for the environment.yml of an environment, unless it is in the current directory."""
     journal = read_journal(meant.prefix)
     folder = Path(journal.lockfile).parent if journal is not None else Path.cwd()

@@ -30,7 +30,7 @@ def set_aside(prefix: Path) -> None:
 
 
 def put_back(prefix: Path, progress: InstallProgress) -> None:
-    """Move the files back, and name them; one whose place a package has taken stays aside."""
+    """Move the files back, and name them; a file whose path a package contains isn't moved."""
     aside = prefix / _ASIDE
     kept, taken = [], []
     for path in _files(aside):
@@ -38,13 +38,18 @@ def put_back(prefix: Path, progress: InstallProgress) -> None:
         if os.path.lexists(target):
             taken.append(path)
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):  # a package has a file in the place of the directory
+            taken.append(path)
+            continue
         (aside / path).replace(target)
         kept.append(path)
-    for paths, what in ((kept, "kept"), (taken, f"moved to {aside}, because packages contain their paths:")):
+    moved = f"packages now contain these paths, so your files are in `{aside}`"
+    for paths, what in ((kept, "kept files that belong to no package"), (taken, moved)):
         if paths:
             more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-            progress.note(f"{what} files that belong to no package: {', '.join(paths[:_SHOWN])}{more}")
+            progress.note(f"{what}: {', '.join(paths[:_SHOWN])}{more}")
 
 
 def _files(folder: Path) -> list[str]:
@@ -63,7 +68,8 @@ def _own(prefix: Path) -> Iterator[str]:
     found = [path for path in _files(prefix) if path.split("/", 1)[0] not in skipped]
     # a package may list a file through a directory that is a link
     root = os.path.realpath(prefix)
-    owned |= {os.path.relpath(os.path.realpath(prefix / path), root) for path in owned.difference(found)}
+    linked = (os.path.realpath(prefix / path) for path in owned.difference(found))
+    owned |= {Path(os.path.relpath(path, root)).as_posix() for path in linked}
     yield from (path for path in found if path not in owned)
 
 

@@ -236,7 +236,7 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- a\n\t- b", "not valid YAML: while scanning", "write spaces instead of the tab"),
         ("- a\n---\na: b", "but found another document", "write one document"),
         *(
-            (f"- a\nvariables: {{A: 1, {name}: /x}}", f"activation of the environment sets `{name}`", "remove it")
+            (f"- a\nvariables: {{A: 1, {name}: /x}}", f"`variables:` can't contain `{name}`", "remove it")
             for name in ("PATH", "Path", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_PREFIX_1", "CONDA_SHLVL")
         ),
         ("- a\nvariables: {1A: 1}", "`1A` is not the name of an environment variable", "use letters"),

@@ -186,7 +186,7 @@ def test_pip_and_python_of_another_environment_are_named(
         done = user.envforge("run", "--prefix", str(prefix), name, "install", "x", env=env)
         assert (done.returncode, done.stdout) == (127, "")
         assert f"the environment `{prefix}` contains no `{name}`, and `{tmp_path}/outer/{name}` would" in done.stderr
-        assert "run `envforge add pip && envforge install`" in done.stderr
+        assert "run `envforge add pip && envforge install --prefix " in done.stderr
     done = user.envforge("run", "--prefix", str(prefix), "python3", "-c", "1", env=env)
     assert done.stdout == "ran outer\n"
     assert f"the environment `{prefix}` contains no `python3`; running `{tmp_path}/outer/python3`" in done.stderr

@@ -124,7 +124,7 @@ _DOMAIN = r"(?:[a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{1,62}(?!\w)"
 _SHORT_DOMAIN = r"(?!(?:latest|main|master|head|file|https?|git|ssh|sha\d+)\b)[a-z][a-z0-9-]*(?!\w|\.\d|://)"
 # before `hide_secrets`, which may take the start of an email address for a password, and leave its domain
 _LABELLED_EMAIL = re.compile(
-    rf"(?i)(?<![^\s\"'`(<,=])((?:[\w.+-]{{1,64}}:)?[\w.+-]{{1,64}}@)(?:{_DOMAIN}|{_SHORT_DOMAIN})(?![/:-])"
+    rf"(?i)(?<![^\s\"'`(<>,=\[|;])((?:[\w.+-]{{1,64}}:)?[\w.+-]{{1,64}}@)(?:{_DOMAIN}|{_SHORT_DOMAIN})(?![/:-])"
 )
 _SERIAL = (
     r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s[/.]?n[ro]?)"

@@ -221,7 +221,8 @@ def test_process_in_another_session_ends_with_its_starter(tmp_path: Path, enviro
     program = STARTS_ANOTHER.replace("time.sleep(600)'", "time.sleep(60)'").replace(
         "'])", f"'], start_new_session=True, env={environment})"
     )
-    end, lines = run_child(child(tmp_path, program))
+    # while a process is being started, Linux shows the variables of its parent, or none
+    end, lines = run_child(child(tmp_path, program + "time.sleep(0.5)\n"))
     assert end.is_good
     assert has_ended(lines[0]["pid"], 10.0 if is_killed else 0.0) == is_killed
     with contextlib.suppress(ProcessLookupError):

@@ -12,12 +12,14 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from envforge.errors import OutsideError
 
+_READER_S = 2.0  # for the reader of a pipe to open it
 _LARGEST = 64_000_000  # bytes of a document; the largest real ones, records of conda packages, have 20 MB
 
 
@@ -173,8 +175,16 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
 
 
 def _opened_stream(path: Path) -> BinaryIO:
-    """Open a pipe or a device; raise ``OSError`` for a pipe without a reader, because opening it would wait for one."""
-    descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    """Open a pipe or a device; raise ``OSError`` if a pipe has no reader after a moment, instead of waiting forever."""
+    end = time.monotonic() + _READER_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
     if sys.platform != "win32":
         os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "wb")

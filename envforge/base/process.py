@@ -206,8 +206,8 @@ def _kill(processes: Iterable[int], group: int) -> None:
 
 
 def survivors() -> list[int]:
-    """Return the processes that were started by a child, and could not be killed."""
-    return sorted(pid for pid in _survivors if Path(f"/proc/{pid}").exists())
+    """Return the processes that were started by a child, and could not be killed, or their descendants."""
+    return sorted({*(pid for pid in _survivors if Path(f"/proc/{pid}").exists()), *(_orphans() if _survivors else ())})
 
 
 def _orphans() -> list[int]:

@@ -214,8 +214,8 @@ def _orphans() -> list[int]:
     """Return the orphans among the children of this process, which Linux lists for each thread."""
     if not _is_subreaper:
         return []
-    lists = [_text_of(task / "children") for task in Path("/proc/self/task").iterdir()]
-    return [int(pid) for text in lists for pid in text.split() if _is_stray(Path("/proc", pid), "")]
+    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in _text_of(task / "children").split()]
+    return [int(pid) for pid in pids if _is_stray(Path("/proc", pid), "")]
 
 
 def _text_of(path: Path) -> str:

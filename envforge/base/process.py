@@ -188,12 +188,13 @@ def _end_processes(group: int, mark: str) -> None:
             os.killpg(group, signal.SIGKILL)
     if sys.platform == "linux":
         end = time.monotonic() + _GRACE_S
-        while (strays := _strays(mark)) and time.monotonic() < end:
+        while time.monotonic() < end:
+            # first these: one that forks and exits again and again is gone before all of /proc is read
+            strays = _orphans() or _strays(mark) or _orphans()
+            if not strays:
+                return
             _kill(strays, group)
-            # a process that forks and exits again and again is gone before all of /proc is read
-            while (orphans := _orphans()) and time.monotonic() < end:
-                _kill(orphans, group)
-        _survivors.update(strays)
+        _survivors.update({*_orphans(), *_strays(mark)})
 
 
 def _kill(processes: Iterable[int], group: int) -> None:

@@ -44,6 +44,14 @@ def list_of_environments_is_unchanged() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tests_adopt_no_orphans() -> Iterator[None]:
+    """Keep ``verify`` from making this process the parent of the orphans of all later tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("envforge.base.process.adopt_orphans", lambda: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def every_hint_can_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse the commands of each error that a test raises in this process."""

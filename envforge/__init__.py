@@ -1,7 +1,6 @@
 """Create, lock, install, and verify PyTorch environments and mixed-precision projects."""
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # `typing` takes longer to import than the whole query of the driver in a child process
 if TYPE_CHECKING:
     from envforge.api import (
         EnvforgeError,

@@ -3,7 +3,7 @@
 Initializing these libraries can hang, abort the process, or print to stdout (docs/decisions/0010). Each line is flushed
 at once, so a crash loses only the lines after it. Their order is ``{"library": "nvml", ...}``, with ``health=True`` one
 ``{"library": "health", "gpu": 0, "key": ..., ...}`` for each signal of each GPU, and ``{"library": "libcuda", ...}``.
-``World.here`` starts the process.
+``World.here`` starts the process. It imports little, because every command that detects the machine waits for it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeAlias
 
-_Ask: TypeAlias = Callable[[Any, Any], Any]  # (pynvml, the handle of a GPU) -> the value in JSON types
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeAlias
+
+    _Ask: TypeAlias = Callable[[Any, Any], Any]  # (pynvml, the handle of a GPU) -> the value in JSON types
 
 
 def main(*, health: bool = False) -> None:
@@ -35,6 +37,8 @@ def _say(library: str, answer: dict[str, Any]) -> None:
 
 def ask_nvml() -> dict[str, Any]:
     """Return the driver and every GPU as nvidia-ml-py reports them."""
+    if sys.platform == "linux" and not _loads("libnvidia-ml.so.1"):  # where nvidia-ml-py, slow to import, looks too
+        return {"error": {"code": 12, "text": "NVML Shared Library Not Found"}, "file": None}
     try:
         import pynvml  # noqa: PLC0415 - slow to import, and a missing package is a result
     except ImportError as error:
@@ -52,6 +56,14 @@ def ask_nvml() -> dict[str, Any]:
         "gpus": [_gpu(calls, index) for index in range(calls.ask("nvmlDeviceGetCount") or 0)],
     }
     return {**answer, "failures": calls.failures}
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 class _NvmlCalls:
@@ -133,10 +145,11 @@ def ask_libcuda() -> dict[str, Any]:
 def _loaded_file(name: str) -> str | None:
     """Return the real path of a library that this process has loaded."""
     try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123 - pathlib is slow to import
+            lines = stream.read().splitlines()
     except OSError:
         return None
-    for line in maps.splitlines():
+    for line in lines:
         path = line.partition("/")[2]
         if path.rpartition("/")[2].startswith(name):
             return f"/{path}"

@@ -254,7 +254,7 @@ class BaselineError(EnvforgeError):
 def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
     """Return the file of the baseline; the same files produce the same bytes."""
     held = {str(file.path): _held(file) for file in sorted(files, key=attrgetter("path"))}
-    packed = base64.b64encode(lzma.compress(json.dumps(held, ensure_ascii=False).encode())).decode()
+    packed = base64.b64encode(lzma.compress(json.dumps(held, ensure_ascii=False).encode(), preset=1)).decode()
     return PlannedFile(path=PurePosixPath(BASELINE), content=f'{{"xz": "{packed}"}}\n'.encode())
 
 

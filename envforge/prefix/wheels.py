@@ -475,8 +475,8 @@ def _place(name: str, site: Site) -> str | None:
 def _header_places(name: str, item: Fetched, site: Site) -> Iterator[str]:
     """Yield where installers place a member if it is a header, which depends on how their Python was built."""
     _, is_header, path = name.partition(".data/headers/")
-    python, wheel = site.packages.parent.name, wheel_of(item.artifact).name
     if is_header:
+        python, wheel = site.packages.parent.name, wheel_of(item.artifact).name
         for include in ("include", "Include", f"include/{python}", f"include/site/{python}"):
             for folder in (wheel, wheel.replace("-", "_")):
                 yield f"{site.prefix}/{include}/{folder}/{path}"

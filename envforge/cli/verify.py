@@ -272,7 +272,7 @@ def _observe(
 ) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
-    from envforge.base.process import adopt_orphans, survivors
+    from envforge.base.process import adopt_orphans, exit_on_signals, survivors
     from envforge.cli.options import warn_of_incomplete_change
     from envforge.machine.world import World
     from envforge.verify.checks import choose
@@ -286,6 +286,7 @@ def _observe(
     if situation.lock is not None:
         warn_of_incomplete_change(situation.lock)
     adopt_orphans()
+    exit_on_signals()
     record = observe(situation, surroundings, selection.checks)
     if left := " ".join(map(str, survivors())):
         click.echo(

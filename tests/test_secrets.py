@@ -204,3 +204,41 @@ def test_secret_in_an_address_is_not_shown(
         assert main(command.format(url).split()) in (0, 1, 2, 3), command
         out, err = capfd.readouterr()
         assert _leaks(place.parent, out + err, planted) == [], command
+
+
+FIELDS = {
+    "variable": ("  platforms:", '  custom_metadata: {{envforge_variables: \'{{"A": "{}"}}\'}}\n  platforms:'),
+    "category": ("dependencies: {{}}", "category: '{}', dependencies: {{}}"),
+    "dependency": ("dependencies: {{}}", "dependencies: {{'{}': '*'}}"),
+    "constraint": ("dependencies: {{}}", "dependencies: {{y: '{}'}}"),
+    "channel variable": ("conda-forge}}]", "conda-forge, used_env_vars: ['{}']}}]"),
+    "version": ("version: '1.0'", "version: '{}'"),
+    "name": ("{{name: x", "{{name: '{}'"),
+}
+SHOWING = (
+    "diff ../plain.yml conda-lock.yml",
+    "diff ../plain.yml conda-lock.yml --markdown",
+    "diff ../plain.yml conda-lock.yml --json",
+    "lock --check",
+    "lock --check --json",
+    "verify --no-redact --json --html r.html --markdown r.md --junit r.xml",
+    "verify --no-redact --markdown -",
+    "verify",
+)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_secret_in_any_field_of_a_lockfile_is_not_shown(
+    field: str, place: Path, server: Loopback, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = _addresses(f"127.0.0.1:{server.port}")["user"]
+    before, after = (text.format(url) for text in FIELDS[field])
+    (place.parent / "plain.yml").write_text(_lock("http://x.example"))
+    text = _lock("http://x.example").replace(before, after)
+    assert SECRET in text
+    (place / "conda-lock.yml").write_text(text)
+    planted = frozenset(path for path in place.parent.rglob("*") if path.is_file())
+    for command in SHOWING:
+        assert main(command.split()) in (0, 1, 2, 3), command
+        out, err = capfd.readouterr()
+        assert _leaks(place.parent, out + err, planted) == [], command

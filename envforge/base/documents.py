@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ _T = TypeVar("_T")
 _LONGEST = 120  # characters of a found value that an error shows
 _MOST_NODES = 500_000  # of a YAML document with its aliases expanded; the largest real lockfiles have 200,000
 _MOST_VALUES = 3_000_000  # of a JSON document, which takes less memory; records of conda have 6 for each file
+_MOST_BITS = 64  # of an integer, as other readers of JSON have
 _DEEPEST = 100  # levels of a YAML document, because PyYAML recurses
 
 # strings with a rule; `_EXPECTED` says in words what each regular expression means
@@ -138,8 +140,8 @@ class Document:
             raise self.fault("", "JSON with fewer levels", text) from error
         except ValueError as error:  # no JSON, no UTF-8, or an integer of more digits than Python parses
             raise self.fault("", "JSON", str(error)) from error
-        if _may_have_surrogates(text) and _lone_surrogate(value):
-            raise self.fault("", "Unicode text", "a lone surrogate, which no text contains")
+        if (odd := _odd_value(text, value)) is not None:
+            raise self.fault("", *odd)
         return self.convert(value, type_)
 
     def read_yaml(self, text: str | bytes, type_: type[_T]) -> _T:
@@ -160,6 +162,8 @@ class Document:
             value = toml.loads(text)
         except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
             raise self.fault("", "TOML", str(error)) from error
+        if (odd := _odd_value(text, value)) is not None:
+            raise self.fault("", *odd)
         return self.convert(value, type_)
 
     def convert(self, value: object, type_: type[_T], path: str = "") -> _T:
@@ -198,8 +202,8 @@ def load_yaml(text: str | bytes) -> Any:
         raise ValueError(f"a value that its tag doesn't allow ({type(error).__name__}: {error})") from error
     finally:
         loader.dispose()
-    if _may_have_surrogates(text) and _lone_surrogate(value):
-        raise ValueError("a lone surrogate, which no text contains")
+    if (odd := _odd_value(text, value)) is not None:
+        raise ValueError(odd[1])
     return value
 
 
@@ -236,9 +240,28 @@ def _count(text: str | bytes, marks: str) -> int:
     return sum(text.count(each.encode()) if isinstance(text, bytes) else text.count(each) for each in marks)
 
 
-def _may_have_surrogates(text: str | bytes) -> bool:
-    """Return whether a text has escapes of surrogates, which few have: looking at every string takes long."""
-    return (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower()  # type: ignore[operator]
+# few documents match: looking at every value takes long
+_MAY_BE_ODD = r"\\u[dD]|\b(?:[\d_:]{19}|0[xX][\da-fA-F_]{16}|0b[01_]{63})|[eE]\+?\d{3}|\b(?i:nan|inf|infinity)\b"
+_MAY_BE_ODD_TEXT, _MAY_BE_ODD_BYTES = re.compile(_MAY_BE_ODD), re.compile(_MAY_BE_ODD.encode())
+
+
+def _odd_value(text: str | bytes, value: object) -> tuple[str, str] | None:
+    """Return what was expected and found if a document has a value that later code can't format, count, or encode."""
+    may_be = _MAY_BE_ODD_BYTES.search(text) if isinstance(text, bytes) else _MAY_BE_ODD_TEXT.search(text)
+    waiting = [value] if may_be else []
+    while waiting:
+        match waiting.pop():
+            case str() as found if any("\ud800" <= each <= "\udfff" for each in found):
+                return "Unicode text", "a lone surrogate, which no text contains"
+            case int() as found if found.bit_length() > _MOST_BITS:
+                return f"integers of at most {_MOST_BITS} bits", f"an integer of {found.bit_length():,} bits"
+            case float() as found if not math.isfinite(found):
+                return "finite numbers", str(found)
+            case dict() as found:
+                waiting += [*found, *found.values()]
+            case list() as found:
+                waiting += found
+    return None
 
 
 def _count_nodes(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
@@ -387,14 +410,6 @@ def _unknown_fields(value: object, converted: object, path: str = "") -> Iterato
     elif isinstance(value, list) and isinstance(converted, (list, tuple)):
         for index, (item, other) in enumerate(zip(value, converted, strict=True)):
             yield from _unknown_fields(item, other, f"{path}[{index}]")
-
-
-def _lone_surrogate(value: object) -> bool:
-    if isinstance(value, str):
-        return any("\ud800" <= each <= "\udfff" for each in value)
-    if isinstance(value, dict):
-        return any(_lone_surrogate(key) or _lone_surrogate(item) for key, item in value.items())
-    return isinstance(value, list) and any(map(_lone_surrogate, value))
 
 
 def _join(path: str, name: str) -> str:

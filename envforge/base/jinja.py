@@ -24,13 +24,15 @@ def render_template(text: str, variables: Mapping[str, object], where: str) -> s
     """Render ``text``; ``where`` names it in errors. An undefined variable is an error, values are never evaluated."""
     environment = _environment()
     try:
-        return environment.from_string(text).render(variables)
+        rendered = environment.from_string(text).render(variables)
+        rendered.encode()  # an expression can produce a lone surrogate, which no file can contain
     except Exception as error:  # an expression of a template can raise anything
         line = getattr(error, "lineno", None)
         at = f"`{where}`, line {line}" if line else f"`{where}`"
         # a message may contain a value of any length, and one of `MemoryError` is empty
         reason = str(error)[:_LONGEST_REASON] or type(error).__name__
         raise TemplateError(f"the template {at} can't be rendered: {reason}", code="template-damaged") from error
+    return rendered
 
 
 @lru_cache(maxsize=1)

@@ -113,9 +113,7 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
 
 def _wait(process: subprocess.Popen[bytes], child: Child, started: float, mark: str) -> int | None:
     """Return the exit code, or None after the time limit. The process group is always killed."""
-    end_group = partial(_end_processes, process.pid, mark)
-    _running.add(process.pid)
-    atexit.register(end_group)  # observers run in threads, which an interrupt doesn't reach
+    _running[process.pid] = mark
     try:
         while (left := child.limit_s - (time.monotonic() - started)) > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -123,9 +121,7 @@ def _wait(process: subprocess.Popen[bytes], child: Child, started: float, mark: 
             child.tick(time.monotonic() - started)
         process.kill()
     finally:
-        _running.discard(process.pid)
-        end_group()
-        atexit.unregister(end_group)
+        _end_processes(process.pid, mark)
     with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel driver, which no signal can end
         process.wait(timeout=_GRACE_S)
     return None
@@ -164,7 +160,7 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
 
 
 _MARK_VARIABLE = "_ENVFORGE_CHILD"
-_running: set[int] = set()
+_running: dict[int, str] = {}  # the mark of each child, by its process ID
 _survivors: set[int] = set()
 _is_subreaper = False
 
@@ -181,8 +177,23 @@ def adopt_orphans() -> None:
         _is_subreaper = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGHUP, which schedulers and terminals send, raise ``SystemExit``, so that children are ended."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+
+
+@atexit.register  # observers run in threads, which an interrupt doesn't reach
+def _end_children() -> None:
+    for group, mark in tuple(_running.items()):
+        _end_processes(group, mark)
+
+
 def _end_processes(group: int, mark: str) -> None:
     """Kill a process group, and the processes with a mark or without a parent, which may have left the group."""
+    _running.pop(group, None)
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # all processes of the group have exited
             os.killpg(group, signal.SIGKILL)
@@ -265,6 +276,7 @@ def exit_process(code: int) -> NoReturn:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    _end_children()
     # 35 of 150 processes died with SIGSEGV or SIGABRT after their answer, because threads of py-rattler 0.28 outlive a
     # solve and enter the interpreter while it finalizes; waiting for them would take longer than the solve
     os._exit(code)

@@ -198,9 +198,12 @@ def run_process() -> NoReturn:
     """Run the command line of this process, and exit."""
     gc.set_threshold(50_000)  # in a short run, frequent garbage collection costs a tenth of the time
     _prepare_streams()
-    code = main()
     try:
+        code = main()
         sys.stdout.flush()
+    except SystemExit as stop:  # `exit_on_signals`
+        _write_stderr("error: ended by a signal")
+        code = int(stop.code or 1)
     except StdoutError as error:
         code = _report_stdout(error)
     exit_process(code)
@@ -209,7 +212,8 @@ def run_process() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    0 done, 1 you can fix it or a check failed, 2 usage, 3 an external failure, 70 a bug of envforge, 130 interrupted.
+    0 done, 1 you can fix it or a check failed, 2 usage, 3 an external failure, 70 a bug of envforge, 130 interrupted,
+    129 and 143 ended by a signal.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "envforge")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from envforge.cli.options import FILE, Argument, FiniteRange, JsonOption, Option, takes
-from envforge.cli.verify import STDOUT, markdown_option, print_lines, redacted, write_reports
+from envforge.cli.verify import STDOUT, markdown_option, print_lines, without_secrets, write_reports
 
 if TYPE_CHECKING:
     from envforge.verify.reports.compare import FleetComparison
@@ -79,7 +79,7 @@ def _compared(records: Sequence[Path], tolerance: float, *, is_redacted: bool) -
     for name, path in zip(_names(records), records, strict=True):
         record = read_record_file(path)
         report = judge(record, choose(record.asked, checks).checks)
-        reports[name] = redacted(report) if is_redacted else report
+        reports[name] = without_secrets(report, is_redacted=is_redacted)
     return run(reports, tolerance=tolerance)
 
 

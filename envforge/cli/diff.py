@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from envforge.base.envelope import Json, fields_to_json
-from envforge.base.urls import show_url
+from envforge.base.urls import hide_secrets, show_url
 from envforge.cli import print_result
 from envforge.cli.options import (
     Argument,
@@ -53,6 +53,7 @@ def diff(options: DiffOptions) -> None:
 
     Exits with 0 if both install the same files and have the same settings, and with 1 if they differ or can't be read.
     """
+    from envforge.base.redact import change_texts
     from envforge.lock.diff import compare
     from envforge.lock.project import find_lockfile
     from envforge.pytorch.matrix import load_matrix
@@ -60,7 +61,8 @@ def diff(options: DiffOptions) -> None:
     warn_of_incomplete_environment()
     before, after = options.before, options.after or str(find_lockfile(Path()))
     locks = [_read(spec) for spec in (before, after)]
-    comparison = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
+    compared = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
+    comparison = change_texts(compared, hide_secrets)  # variables, categories, and names can contain a URL
     text = (_to_markdown if options.as_markdown else _to_words)(comparison, before, after)
     print_result("diff", _to_json(comparison), text, as_json=options.as_json, is_ok=comparison.is_same)
 

@@ -235,6 +235,8 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: LockOptions) -> None:
+    from envforge.base.redact import change_texts
+    from envforge.base.urls import hide_secrets
     from envforge.lock.pylock import has_own_pylock, pylock_of
 
     request = options.request()
@@ -247,6 +249,7 @@ def _check(options: LockOptions) -> None:
         differences = differences or check_pylock(request)
     elif any(one.code.startswith("pylock-") for one in differences):
         options = replace(options, pylock=True)  # the hint is the command that writes it again
+    differences = change_texts(differences, hide_secrets)  # variables, categories, and names can contain a URL
     verdict = "is not up to date with" if differences else "is up to date with"
     print_result(
         "lock",

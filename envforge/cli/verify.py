@@ -198,7 +198,7 @@ def _run(questions: tuple[Question, ...], options: VerifyOptions, described: str
             selected, record = _observe(options, asked, checks, say)
     report = judge(record, selected)
     # after judging, so that no verdict depends on what is hidden; `--from` judges the redacted record again
-    report = report if options.no_redact else redacted(report)
+    report = without_secrets(report, is_redacted=not options.no_redact)
     _write(report, options)
     if not record.observed and any(lack.why in ("broken", "late") for lack in record.not_observed):
         raise click.exceptions.Exit(3)
@@ -272,7 +272,7 @@ def _observe(
 ) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
-    from envforge.base.process import adopt_orphans, survivors
+    from envforge.base.process import adopt_orphans, exit_on_signals, survivors
     from envforge.cli.options import warn_of_incomplete_change
     from envforge.machine.world import World
     from envforge.verify.checks import choose
@@ -286,6 +286,7 @@ def _observe(
     if situation.lock is not None:
         warn_of_incomplete_change(situation.lock)
     adopt_orphans()
+    exit_on_signals()
     record = observe(situation, surroundings, selection.checks)
     if left := " ".join(map(str, survivors())):
         click.echo(
@@ -294,12 +295,13 @@ def _observe(
     return selection.checks, record
 
 
-def redacted(report: Report) -> Report:
-    """Return the report without what identifies people and computers, as ``--no-redact`` prevents."""
-    from envforge.base.redact import Identity
+def without_secrets(report: Report, *, is_redacted: bool) -> Report:
+    """Return the report without secrets and, unless ``--no-redact``, without what identifies people and computers."""
+    from envforge.base.redact import Identity, change_texts
+    from envforge.base.urls import hide_secrets
     from envforge.verify.record import redact
 
-    return redact(report, Identity.here())
+    return redact(report, Identity.here()) if is_redacted else change_texts(report, hide_secrets)
 
 
 def _write(report: Report, options: VerifyOptions) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError, printable
 from envforge.verify.judging import check, checks_in, failed, passed, record_of, skipped, unknown
 from envforge.verify.record import Asked, NotObserved, Record
 from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Finding, Judgement, Question, Report, Verdict
@@ -234,7 +234,7 @@ def _refuse_unknown(option: str, word: str, checks: Sequence[Check]) -> None:
 
     near = nearest(word, known, alike=0.6)
     raise RequestError(
-        f"unknown check or group `{word}` for `{option}`",
+        f"unknown check or group `{printable(word)}` for `{option}`",
         hint=(
             *((Hint(f"did you mean `{option} {near}`?"),) if near else ()),
             Hint("to list the checks", "envforge verify --list"),

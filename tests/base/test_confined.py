@@ -19,11 +19,13 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows limits neith
 
 def test_confined_renders_and_matches_as_this_process_does() -> None:
     with closing(Confined()) as confined:
-        assert confined.render("{{ a.b }} ä\n", {"a": {"b": "x\ud800"}}, "x.jinja") == "x\ud800 ä\n"
+        assert confined.render("{{ a.b }} ä\n", {"a": {"b": "x€"}}, "x.jinja") == "x€ ä\n"
         assert confined.matches("[a-z]+", "abc")
         assert not confined.matches("[a-z]+", "abc1")
         with pytest.raises(TemplateError, match=r"`x\.jinja`.* can't be rendered: 'b' is undefined"):
             confined.render("{{ b }}", {}, "x.jinja")
+        with pytest.raises(TemplateError, match=r"`x\.jinja`.* can't be rendered: .* surrogates not allowed"):
+            confined.render(r"{{ '\ud800' }}", {}, "x.jinja")
 
 
 @posix

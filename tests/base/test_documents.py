@@ -164,6 +164,21 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775808000", "1e999", "NaN", "-Infinity"])
+@pytest.mark.parametrize("text", ["{}", "[[{}]]", '{{"a": [1, {}]}}'])
+def test_number_that_later_code_cannot_handle_is_rejected(text: str, number: str) -> None:
+    with pytest.raises(EnvforgeError, match=r"expected (integers of at most 64 bits|finite numbers), found"):
+        CLOSED.read_json(text.format(number), object)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 0xfffffffffffffffff", "1: .inf", "18446744073709551616: a", "[1_000_000_000_000_000_000_000]"]
+)
+def test_number_in_yaml_that_later_code_cannot_handle_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match=r"bits|inf"):
+        load_yaml(text)
+
+
 @given(JSON)
 def test_any_value_converts_or_raises_the_error_of_the_document(value: Any) -> None:
     with contextlib.suppress(EnvforgeError):

@@ -134,6 +134,11 @@ def test_contradictions_are_usage_errors(capsys: Captured, arguments: tuple[str,
     assert printed(capsys)["error"]["code"] == code
 
 
+def test_name_of_a_check_forges_no_line(capsys: Captured) -> None:
+    assert main(["verify", "--skip", "a\nhint: b"]) == 2
+    assert r"unknown check or group `a\nhint: b`" in capsys.readouterr().err
+
+
 def test_every_report_is_written_also_when_the_run_fails(folder: Path, capsys: Captured) -> None:
     (folder / "envforge.toml").write_text("")
     files = ("--junit", "j.xml", "--markdown", "m.md", "--html", "h.html")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envforge.base.staging import TargetError
 from envforge.project.changes import OnConflict
 from envforge.project.update import UpdateRequest
-from tests.project.update.support import World, made
+from tests.project.update.support import FILES, World, made
 
 NAMES = ("a.txt", "b.txt", "sub/c.txt")
 BASE = {name: [f"{name} line {number}" for number in range(8)] for name in NAMES}
@@ -105,3 +107,16 @@ def test_an_update_without_a_change_of_the_template_changes_nothing(user: Side, 
 
         assert update.changes == ()
         assert world.contents() == before
+
+
+def test_update_does_not_write_through_a_linked_directory(tmp_path: Path) -> None:
+    world, elsewhere = made(tmp_path), tmp_path / "elsewhere"
+    (world.project / ".envforge").rename(elsewhere)
+    (world.project / ".envforge").symlink_to(elsewhere)
+    world.write_template({**FILES, "__package__/train.py": b"train = 2\n"}, version=2)
+    before = world.contents(), {path: path.read_bytes() for path in elsewhere.iterdir()}
+
+    with pytest.raises(TargetError, match=r"is a symbolic link, so .* nothing was written"):
+        world.update()
+
+    assert (world.contents(), {path: path.read_bytes() for path in elsewhere.iterdir()}) == before

@@ -293,6 +293,30 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
     assert has_ended(int(done.stdout), 10.0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_process_in_another_session_does_not_outlive_a_signal(number: int, code: int) -> None:
+    started = STARTS_ANOTHER.replace("'])", "'], start_new_session=True, env={})") + "time.sleep(600)"
+    program = (
+        "import os, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from envforge.base.process import Child, adopt_orphans, exit_on_signals, run_child\n"
+        "adopt_orphans()\n"
+        "exit_on_signals()\n"
+        "heard = threading.Event()\n"
+        "def hear(line): print(line['pid'], flush=True); heard.set()\n"
+        f"command = (sys.executable, '-c', {started!r})\n"
+        "child = Child(command=command, environment={}, folder=Path('.'), limit_s=600, hear=hear)\n"
+        "threading.Thread(target=run_child, args=(child,), daemon=True).start()\n"
+        "heard.wait(60)\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+        "time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode if done.returncode > 0 else 1) == code
+    assert has_ended(int(done.stdout), 10.0)
+
+
 def test_every_measure_is_needed_by_a_check() -> None:
     assert {need for check in CHECKS for need in check.needs} == {"collective", *MEASUREMENTS}
     assert [check.id for check in CHECKS if not check.needs] == []

@@ -596,7 +596,6 @@ def _uv(
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{hide_secrets(done.stderr.strip())}",
-            hint="fix the cause; the next attempt continues after the conda packages",
             code="wheels-failed",
         )
 

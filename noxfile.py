@@ -60,9 +60,10 @@ def lowest(session: nox.Session) -> None:
 
 
 def _constraints(session: nox.Session) -> str:
-    """Write the installed versions to a file, so that the test tools don't upgrade them."""
+    """Write the installed versions to a file, without envforge."""
     path = Path(session.create_tmp()) / "constraints.txt"
-    frozen = session.run("uv", "pip", "freeze", "--exclude-editable", external=True, silent=True)
+    words = ("uv", "pip", "freeze", "--exclude-editable")
+    frozen = session.run(*words, external=True, silent=True, stderr=None)  # which names the environment
     path.write_text(str(frozen), encoding="utf-8")
     return str(path)
 
@@ -71,7 +72,8 @@ def _constraints(session: nox.Session) -> str:
 def audit(session: nox.Session) -> None:
     """Report known vulnerabilities of the dependencies."""
     session.install("-e", ".", "pip-audit")
-    session.run("pip-audit", "--skip-editable", "--strict", *session.posargs)
+    # with --strict, a skipped editable install would be an error
+    session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", _constraints(session), *session.posargs)
 
 
 @nox.session(default=False, python="3.12")

@@ -541,7 +541,11 @@ READERS: Mapping[str, Reader] = {
     "redact": Reader(
         path="text.txt",
         read=_text(redactor(Identity(user="erika", hosts=("node7.example.org",), home="/data/erika"))),
-        seeds=["erika@node7 /home/x/y GPU-11111111-2222-3333-4444-555555555555 10.1.2.3 fe80::1 00:11:22:33:44:55"],
+        seeds=[
+            "erika@node7 /home/x/y GPU-11111111-2222-3333-4444-555555555555 10.1.2.3 fe80::1 00:11:22:33:44:55",
+            """{"token": "x y"} {\\"token\\": \\"x\\"} --password x1 token='x'""",
+            "Authorization: Bearer x SECRET is x1, <token>x</token>",
+        ],
     ),
     "output": Reader(path="output.txt", read=_text(_check_printable), seeds=["\x1b[1mx\x1b[0m\x1b[2J\x9b"]),
 }

@@ -204,17 +204,15 @@ def _end_processes(group: int, mark: str) -> None:
             strays = _orphans() or _strays(mark) or _orphans()
             if not strays:
                 return
-            _kill(strays, group)
+            _kill(strays)
         _survivors.update({*_orphans(), *_strays(mark)})
 
 
-def _kill(processes: Iterable[int], group: int) -> None:
+def _kill(processes: Iterable[int]) -> None:
     for pid in processes:
         if sys.platform != "win32":
-            with contextlib.suppress(OSError):  # it has exited, or is no child of this process
+            with contextlib.suppress(OSError):  # it has exited
                 os.kill(pid, signal.SIGKILL)
-                if pid != group:
-                    os.waitpid(pid, os.WNOHANG)
 
 
 def survivors() -> list[int]:
@@ -242,6 +240,7 @@ def _strays(mark: str) -> list[int]:
 
 
 def _is_stray(process: Path, mark: str) -> bool:
+    """Return whether a process must be killed; an orphan that has exited is reaped."""
     try:
         if mark and f"{_MARK_VARIABLE}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
             return True
@@ -249,9 +248,13 @@ def _is_stray(process: Path, mark: str) -> bool:
     except OSError:  # a process of another user, or one that has exited
         return False
     # while another child runs, an orphan without a mark may be its own
-    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid() and state != "Z"
+    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid()
     if sys.platform != "win32":
         is_orphan = is_orphan and int(session) != os.getsid(0)
+        if is_orphan and state == "Z":
+            with contextlib.suppress(OSError):  # another thread has reaped it
+                os.waitpid(int(process.name), os.WNOHANG)
+            return False
     return is_orphan
 
 

@@ -78,7 +78,7 @@ _AFTER_VERSION = re.compile(r"-(?:py|cp|pp|h[0-9a-f]|cuda|cu\d)|\+cu|\.(?:post|d
 _BEFORE_ADDRESS = re.compile(
     r"(?i)(?:ssh|ping|curl|host|node|server|addr|address|ip|peer|to|at|from)[\s=:\"'`(\[]{1,4}$"
 )
-_VERSIONS = range(1, 32)  # first numbers of versions; 10 starts private addresses
+_VERSIONS = range(32)  # the first three numbers of versions; 10 starts private addresses
 _PRIVATE = 10
 
 
@@ -89,10 +89,12 @@ def _address(match: re.Match[str]) -> str:
     before, after = text[max(0, start - 48) : start], text[end : end + 16]
     # alone, or `NAME VERSION` in a code span: nothing else tells
     is_alone = match[0] == text or (re.search(r"`[\w.-]+ $", before) and after[:1] == "`")
+    is_like_version = all(each in _VERSIONS for each in octets[:3]) and octets[0] != _PRIVATE
+    is_resolver = octets[2] == octets[3] != 0  # such as 8.8.8.8
     is_named = (
         _BEFORE_VERSION.search(before)
         or _AFTER_VERSION.match(after)
-        or (is_alone and octets[0] in _VERSIONS and octets[0] != _PRIVATE)
+        or (is_alone and is_like_version and not is_resolver)
     )
     is_version = is_named and not _BEFORE_ADDRESS.search(before)
     return match[0] if is_version or max(octets) > 255 or octets[0] in {0, 127} else "IP"
@@ -135,7 +137,18 @@ _UUID = re.compile(
     rf"|{_HEX}{{8}}(?P<dash>[-_:])(?:{_HEX}{{4}}(?P=dash)){{3}}{_HEX}{{12}}"
     rf"|(?P<label>(?:[ug]uid|(?:machine|boot|system)[ _-]?id)[^\w\n]{{1,12}}){_HEX}{{8,32}}(?![\w-])"
     rf"|(?P<kind>(?:GPU|MIG)(?:[^\w\n]|_){{0,12}}){_HEX}{{32}}(?!\w)"
+    # one of thirteen checksums has the form of a UUID, too
+    rf"|(?P<hash>(?:md5|hash|digest|checksum|etag)[^\w\n]{{1,4}})?"
+    rf"(?<!\w){_HEX}{{12}}[1-5]{_HEX}{{3}}[89ab]{_HEX}{{15}}(?!\w)"
 )
+# not the library `tiktoken`, the unit `bytes_per_token`, or the stand-in `/t/<TOKEN>`
+_CREDENTIAL = (
+    r"(?<!unexpected )(?<!tik)(?<!per[ _-])(?<!/<)(?:pass(?:word|wd|phrase)|secret|token"
+    r"|(?:api|access|private|secret)[_-]?key|authorization|bearer)\d?(?![\w-])"
+)
+_CLOSED = rf"(?=[\"'`)\]}}>.,;]{{0,9}}(?:\s|$)|</|\\[\"']|[\"'`][\w-]{{0,40}}{_CREDENTIAL})"
+_SAID = r"[ \t]{1,3}(?:(?:is|was)[ \t])?"
+_GIVEN = r"(?:\\?[\"'`])?(?:[ \t]{0,3}(?:=(?!=)>?|:)[ \t]{0,3}|>(?!=))"
 KINDS = (
     Kind("UUIDs", "UUID", _UUID),
     Kind(
@@ -147,7 +160,7 @@ KINDS = (
         "IP addresses",
         _address_6,
         re.compile(
-            rf"(?:(?<![A-Za-z0-9:])|{_ESCAPED}|(?<=\w:)(?={_HEX}{{1,4}}:)){_HEX}{{0,4}}(?::{_HEX}{{0,4}}){{2,8}}(?![\w:])"
+            rf"(?:(?<![A-Za-z0-9:])|{_ESCAPED}|(?<=\w:)(?={_HEX}{{1,4}}:|::)){_HEX}{{0,4}}(?::{_HEX}{{0,4}}){{2,8}}(?![\w:])"
         ),
     ),
     # after IPv6, of which six short groups look like a MAC address
@@ -220,6 +233,20 @@ KINDS = (
             r"|(?<![\w.])\d{10,}(?!\w|\.\d)"
         ),
         re.compile(rf"(?i){_SERIAL}"),
+    ),
+    # last, because a value without quotes may contain quotes, and end in another identity
+    Kind(
+        "passwords and tokens",
+        r"\1\3\4SECRET",
+        re.compile(
+            # in quotes, even with spaces
+            rf"(?i)({_CREDENTIAL}(?:{_GIVEN}|{_SAID})(\\?[\"'`]))(?!\$)(?:(?!\2)(?:\\.|[^\\\n])){{1,300}}(?=\2)"
+            rf"|({_CREDENTIAL}{_GIVEN}(?:(?:bearer|basic|token)[ \t]+)?"
+            rf"|(?:(?<![\w-])--?[a-z-]{{0,40}}{_CREDENTIAL}|bearer)[ \t]+(?![=:-]))"
+            rf"(?!\$|(?:none|null|true|false)\b)\S+?{_CLOSED}"
+            # in a sentence, a word with a digit
+            rf"|({_CREDENTIAL}{_SAID})(?=\S*\d)(?=\S*[a-z])\w\S{{3,}}?{_CLOSED}"
+        ),
     ),
 )
 
@@ -297,6 +324,8 @@ def redactor(identity: Identity) -> TextChange:
     numbers: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:
+        if match["hash"]:
+            return match[0]
         kept = match["label"] or match["kind"] or ""
         value = re.sub(r"(?i)(?:v?gpu|mig)|[_-]", "", match[0][len(kept) :]).lower()
         return f"{kept}{(match['prefix'] or 'UUID').upper()}-redacted-{numbers.setdefault(value, len(numbers) + 1)}"
@@ -319,6 +348,8 @@ def redact_texts(value: T, clean: TextChange) -> T:
 
     def labelled(text: str, label: str) -> str:
         cleaned = clean(f"{label}={text}")
+        if cleaned.startswith(f"{label}=SECRET"):  # with all its words
+            return "SECRET"
         return cleaned[len(label) + 1 :] if label and cleaned.startswith(f"{label}=") else clean(text)
 
     return cast("T", _changed(value, labelled, ""))

@@ -22,11 +22,14 @@ from envforge.base.net import Client, NetworkError
 from envforge.catalogue.address import Address
 from envforge.catalogue.directory import Addition, add
 from envforge.catalogue.index import INDEX_FILE
-from envforge.errors import EnvforgeError, OutsideError, RequestError
+from envforge.errors import EnvforgeError, OutsideError, RequestError, printable
 
 _MARKER = ".index.lock"
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
 _EXTRAS = {"s3fs": "s3", "gcsfs": "gs"}
+_LONGEST_BYTES = 1 << 28
+_LONGEST_NAME = 200  # bytes of a publisher's name that an error shows
+_TOO_LONG = f"the file has more than {_LONGEST_BYTES >> 20} MB"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +47,10 @@ class ObjectCatalogue:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._named(f"read `{name}` of"):
-            path.write_bytes(self.store.cat_file(f"{self.base}/{name}"))
+            data = self.store.cat_file(f"{self.base}/{name}", start=0, end=_LONGEST_BYTES + 1)
+            if len(data) > _LONGEST_BYTES:
+                raise OverflowError
+            path.write_bytes(data)
 
     def publish(self, addition: Addition) -> bool:
         """Add an entry while holding the marker; returns False if the same entry already exists."""
@@ -67,7 +73,9 @@ class ObjectCatalogue:
             self.store.makedirs(self.base, exist_ok=True)
             while not self._take(marker, publisher):
                 if time.monotonic() > until:
-                    holder = self.store.cat_file(marker).decode("utf-8", "replace")
+                    holder = printable(
+                        self.store.cat_file(marker, start=0, end=_LONGEST_NAME).decode("utf-8", "replace")
+                    )
                     raise OutsideError(
                         f"`{holder}` has been publishing to `{self.address.public}` for more than {self.wait_s:.0f} s",
                         hint="run the command again; if that publication was interrupted, remove the object "
@@ -128,15 +136,13 @@ def open_objects(address: Address, root: Path) -> ObjectCatalogue:
 
 
 def _failed(what: str, address: Address, error: Exception) -> EnvforgeError:
-    why = "the object does not exist" if isinstance(error, FileNotFoundError) else type(error).__name__
+    reasons: dict[type[Exception], str] = {FileNotFoundError: "the object does not exist", OverflowError: _TOO_LONG}
+    why = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), type(error).__name__)
     return OutsideError(
         f"failed to {what} the catalogue `{address.public}`: {why}",
         hint="check the URL, and the credentials that the driver reads",
         code="catalogue-unreachable",
     )
-
-
-_LONGEST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +177,7 @@ class WebCatalogue:
         if response.status != HTTPStatus.OK:
             raise self._failed(name, f"the server returned {response.summary}")
         if len(data) > _LONGEST_BYTES:
-            raise self._failed(name, f"the file has more than {_LONGEST_BYTES >> 20} MB")
+            raise self._failed(name, _TOO_LONG)
         return data
 
     def _failed(self, name: str, reason: str) -> EnvforgeError:

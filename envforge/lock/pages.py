@@ -28,6 +28,7 @@ from envforge.base.documents import Document
 from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, credentials_hints, unreachable_hints
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
+from envforge.lock.plan import LARGEST_METADATA
 from envforge.lock.request import LockProgress, LockStep, read_moment
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
@@ -168,6 +169,7 @@ _HEAD_TIMEOUT_S = (3, 5)
 _PARALLEL = 8
 _CHUNK = 1 << 20
 _TAIL = 1 << 16
+_MOST_AT_ONCE = 1 << 25  # bytes of the directory of a zip file; that of torch has 2 MB
 _DELAYS_S = (0.2, 0.4, 0.8)
 
 
@@ -227,23 +229,15 @@ class Downloads:
             if data is not None:
                 return data
         try:
-            return _metadata_in(_RangeReader(self._get, file.url), file)
+            return _metadata_in(io.BufferedReader(_RangeReader(self._get, file.url)), file)
         except _NoRangesError:
-            body = self.whole(file)
-            return _metadata_in(io.BytesIO(body), file)
+            return _metadata_in(io.BytesIO(self.whole(file)), file)
 
     def small(self, file: IndexFile, most_bytes: int) -> bytes:
         """Return the contents of a document; raise ``OutsideError`` if it has more bytes than such documents have."""
         with self._get(file.url) as response:
             _refuse_status(response, file.url)
-            data = b""
-            for chunk in _chunks(response, file.url):
-                data += chunk
-                if len(data) > most_bytes:
-                    raise OutsideError(
-                        f"`{show_url(file.url)}` has more than {most_bytes:,} bytes", code="document-too-large"
-                    )
-        return data
+            return _content(response, file.url, most_bytes)
 
     @contextmanager
     def archive(self, file: IndexFile) -> Iterator[zipfile.ZipFile]:
@@ -252,16 +246,12 @@ class Downloads:
         Raises ``OutsideError`` if the server doesn't support range requests, or ``EnvforgeError`` for an invalid wheel.
         """
         try:
-            stream = io.BufferedReader(_RangeReader(self._get, file.url), _CHUNK)
-            with zipfile.ZipFile(stream) as archive:
+            with _opened(io.BufferedReader(_RangeReader(self._get, file.url), _CHUNK), file) as archive:
                 yield archive
         except _NoRangesError as error:
             raise OutsideError(
                 f"the server of `{show_url(file.url)}` doesn't support range requests", code="no-ranges"
             ) from error
-        # `NotImplementedError`: a compression that Python lacks
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise EnvforgeError(f"`{show_url(file.url)}` is not a valid wheel: {error}", code="bad-wheel") from error
 
     def whole(self, file: IndexFile) -> bytes:
         """Return the contents of a file, verified against the digests that the index states."""
@@ -314,7 +304,7 @@ class Downloads:
             if response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
                 return None
             _refuse_status(response, url)
-            data = _content(response, url)
+            data = _content(response, url, LARGEST_METADATA)
         found = hashlib.sha256(data).hexdigest()
         if file.metadata_sha256 not in {None, found}:
             raise _mismatch(url, "sha256", str(file.metadata_sha256), found)
@@ -355,11 +345,11 @@ class _RangeReader(io.RawIOBase):
         self._position = 0
         with get(url, headers={"Range": f"bytes=-{_TAIL}"}) as response:
             size = response.header("Content-Range").rsplit("/", 1)[-1]
-            if response.status != HTTPStatus.PARTIAL_CONTENT or not size.isdecimal():
+            if response.status != HTTPStatus.PARTIAL_CONTENT or not re.fullmatch("[0-9]{1,18}", size):
                 _refuse_status(response, url)
                 raise _NoRangesError
             self._size = int(size)
-            self._tail = _content(response, url)
+            self._tail = _content(response, url, _TAIL)
 
     def seekable(self) -> bool:
         return True
@@ -375,6 +365,8 @@ class _RangeReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # any writable buffer
+        if len(buffer) > _MOST_AT_ONCE:
+            raise zipfile.BadZipFile("its directory is too large")
         wanted = min(len(buffer), self._size - self._position)
         if wanted <= 0:
             return 0
@@ -390,18 +382,34 @@ class _RangeReader(io.RawIOBase):
         with self._get(self._url, headers={"Range": f"bytes={start}-{start + length - 1}"}) as response:
             if response.status != HTTPStatus.PARTIAL_CONTENT:
                 raise _NoRangesError
-            return _content(response, self._url)
+            return _content(response, self._url, length)
 
 
-def _metadata_in(stream: io.IOBase, file: IndexFile) -> bytes:
+@contextmanager
+def _opened(stream: io.BufferedIOBase, file: IndexFile) -> Iterator[zipfile.ZipFile]:
+    """Open a wheel; raise ``EnvforgeError`` if it is invalid."""
     try:
-        with zipfile.ZipFile(io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream) as archive:
-            name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
-            return archive.read(name)
-    except (zipfile.BadZipFile, StopIteration) as error:
-        raise EnvforgeError(
-            f"`{show_url(file.url)}` is not a valid wheel: it has no METADATA", code="bad-wheel"
-        ) from error
+        with zipfile.ZipFile(stream) as archive:
+            yield archive
+    # `NotImplementedError`: a compression that Python lacks; `MemoryError`: a directory of the size that it states
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise EnvforgeError(f"`{show_url(file.url)}` is not a valid wheel: {error}", code="bad-wheel") from error
+
+
+def _metadata_in(stream: io.BufferedIOBase, file: IndexFile) -> bytes:
+    with _opened(stream, file) as archive:
+        member = next((n for n in archive.infolist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", n.filename)), None)
+        if member is None or member.file_size > LARGEST_METADATA:
+            raise zipfile.BadZipFile(f"it has no METADATA of at most {LARGEST_METADATA:,} bytes")
+        return archive.read(member)
 
 
 def _text(response: Response, url: str) -> str:
@@ -411,8 +419,13 @@ def _text(response: Response, url: str) -> str:
         raise _cut_off(url, error) from error
 
 
-def _content(response: Response, url: str) -> bytes:
-    return b"".join(_chunks(response, url))
+def _content(response: Response, url: str, most_bytes: int) -> bytes:
+    data = b""
+    for chunk in _chunks(response, url):
+        data += chunk
+        if len(data) > most_bytes:
+            raise OutsideError(f"`{show_url(url)}` has more than {most_bytes:,} bytes", code="document-too-large")
+    return data
 
 
 def _chunks(response: Response, url: str) -> Iterator[bytes]:

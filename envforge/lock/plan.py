@@ -24,6 +24,8 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile, reached
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, is_pylock, lock_command
 
+LARGEST_METADATA = 2_000_000  # bytes of METADATA and WHEEL, whose parser needs forty times as many
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Digest:

@@ -20,8 +20,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import rattler
 from rattler import exceptions
@@ -59,7 +60,7 @@ from envforge.prefix.installed import (
 from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallProgress, InstallRequest
 
-_RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
+_RESERVED = {"conda-meta", ENVFORGE_DIRECTORY, "__clobbers__"}  # the last one is of rattler
 _INFO = "info"
 _MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
 # of rattler, which have no common base: which of them an invalid file raises isn't documented
@@ -73,7 +74,9 @@ _MOST_ROWS = 500_000
 _PROBE_BYTES = 1 << 20
 _SHORTEST_PLACEHOLDER = 32  # characters, in a binary file; conda-build used this length before it used 255
 _MOST_PLACEHOLDERS = 100_000  # in a text file, each of which grows by up to 1,000 characters
-_ENTRY_POINT = re.compile(r"[^=]+=\s*[\w.-]+\s*:\s*[\w.-]+\s*")
+_LONGEST_PROGRAM = 200  # bytes; file systems allow 255, and Windows needs an ending
+_IDENTIFIERS = r"\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\s*"
+_ENTRY_POINT = re.compile(rf"[^=]+={_IDENTIFIERS}:{_IDENTIFIERS}", re.ASCII)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,15 +149,18 @@ def note_tree(tree: Tree, archive: Path, whole_at_ns: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A verified conda archive with its record, and what was unpacked from it and checked.
+    """A verified conda archive with its record, and what was unpacked from it into ``folder`` and checked.
 
-    The modules of an archive with ``is_noarch`` are linked into the site-packages of any Python.
+    The modules of an archive with ``is_noarch`` are linked into the site-packages of any Python, and ``programs`` are
+    written for its entry points.
     """
 
     item: Fetched
     record: rattler.RepoDataRecord
     is_noarch: bool
     tree: Tree
+    folder: Path
+    programs: tuple[str, ...]
 
 
 def standing_archive(artifact: Artifact, store: Store, *, reread: bool = False) -> Archive | None:
@@ -168,7 +174,7 @@ def standing_archive(artifact: Artifact, store: Store, *, reread: bool = False) 
     if kept is None or tree is None or (reread and not _is_intact(folder, tree, kept)):
         return None
     item = Fetched(artifact=artifact, path=path, downloaded_bytes=0)
-    return _archive(item, _read_record(item, folder, kept), tree)
+    return _archive(item, _read_record(item, folder, kept), tree, folder)
 
 
 def _is_intact(folder: Path, tree: Tree, kept: Unpacked) -> bool:
@@ -185,8 +191,10 @@ def _paths_sha256(folder: Path) -> bytes:
     return hash_file(str(path), hashlib.sha256()).encode() if path.is_file() else b""
 
 
-def _archive(item: Fetched, record: rattler.RepoDataRecord, tree: Tree) -> Archive:
-    return Archive(item=item, record=record, is_noarch=record.noarch.python, tree=tree)
+def _archive(item: Fetched, record: rattler.RepoDataRecord, tree: Tree, folder: Path) -> Archive:
+    is_noarch = record.noarch.python
+    programs = _programs(item.artifact, folder) if is_noarch else ()
+    return Archive(item=item, record=record, is_noarch=is_noarch, tree=tree, folder=folder, programs=programs)
 
 
 def unpack(item: Fetched, store: Store, platform: str) -> Archive:
@@ -214,6 +222,7 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
                 record=_paths_sha256(fresh),
             )
             record = _check_unpacked(item, fresh, tree, platform, kept)
+            archive = replace(_archive(item, record, tree, fresh), folder=folder)
             _replace(folder, fresh)
         except _ERRORS as error:
             _check_writable(store.conda)
@@ -226,7 +235,7 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
             shutil.rmtree(fresh, ignore_errors=True)
     store.release(item.artifact, kept)
     note_tree(tree, item.path, now_ns)
-    return _archive(item, record, tree)
+    return archive
 
 
 def _sha256(item: Fetched) -> str:
@@ -282,12 +291,7 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         if name not in tree.files:
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but contains no such file")
         _check_listed(item.artifact, entry, folder / name)
-    record = _read_record(item, folder, kept)
-    for point in _entry_points(item, folder):
-        if not _ENTRY_POINT.fullmatch(point):
-            raise archive_damaged(item.artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
-        check_program(item.artifact, point.partition("=")[0].strip())
-    return record
+    return _read_record(item, folder, kept)
 
 
 def _check_size(artifact: Artifact, folder: Path) -> None:
@@ -310,32 +314,42 @@ def _check_size(artifact: Artifact, folder: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Noarch:
+    type: Literal["python"]
     entry_points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _LinkFile:
     noarch: _Noarch
+    package_metadata_version: Literal[1]
 
 
-def _entry_points(item: Fetched, folder: Path) -> tuple[str, ...]:
-    """Return the entry points of a package, for each of which rattler will write a program."""
+def _programs(artifact: Artifact, folder: Path) -> tuple[str, ...]:
+    """Return the names of the programs that rattler will write for the entry points of a package, which are checked."""
     path = folder / _INFO / "link.json"
     if not path.exists():
         return ()
     document = Document(
-        damaged=f"the file `info/link.json` of `{item.artifact.file_name}` is invalid",
+        damaged=f"the file `info/link.json` of `{artifact.file_name}` is invalid",
         error=EnvforgeError,
         code="archive-damaged",
         hints=lambda: (_EXCLUDE,),
     )
-    return document.read_json(document.read_bytes(path), _LinkFile).noarch.entry_points
+    # decoded here, because rattler accepts only UTF-8
+    points = document.read_json(document.read_bytes(path).decode(), _LinkFile).noarch.entry_points
+    for point in points:
+        if not _ENTRY_POINT.fullmatch(point):
+            raise archive_damaged(artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
+        check_program(artifact, point.partition("=")[0].strip())
+    return tuple(point.partition("=")[0].strip() for point in points)
 
 
 def check_program(artifact: Artifact, name: str) -> None:
     """Raise ``EnvforgeError`` unless the name of a program is one of a file in the directory of programs."""
     if name in {"", ".", ".."} or not name.isprintable() or {"/", "\\"} & set(name):
         raise refused(artifact, name, "is a program outside the directory of programs")
+    if len(name.encode()) > _LONGEST_PROGRAM:
+        raise refused(artifact, name, "is a program whose name is too long")
     if re.fullmatch(r"pythonw?[0-9.]*t?(\.exe)?", name, re.IGNORECASE):
         raise refused(artifact, name, "is a program that would replace Python")
 
@@ -347,6 +361,8 @@ def _check_listed(artifact: Artifact, entry: rattler.PathsEntry, path: Path) -> 
         listed = printable(entry.relative_path.as_posix())
         raise archive_damaged(artifact, f"it lists `{listed}` as another kind of file than it is")
     if entry.prefix_placeholder is not None:
+        if not path.is_file():
+            raise archive_damaged(artifact, f"`{printable(entry.relative_path.as_posix())}` has no text to replace")
         _check_placeholder(artifact, entry.prefix_placeholder, path)
 
 
@@ -441,8 +457,11 @@ class Joined:
 
     def check(self) -> None:
         """Raise ``EnvforgeError`` if a package would write, or has a link to, a path outside the prefix."""
+        tops = {self.site_packages, noarch_place("python-scripts", self.site_packages)}
+        folders = set(tops)
         for archive in self.archives:
             self.links.update({self._placed(archive, name): target for name, target in archive.tree.links.items()})
+            folders.update(self._placed(archive, name) for name in filter(_is_linked, archive.tree.folders))
         for archive in self.archives:
             for name in filter(_is_linked, archive.tree.folders):
                 if self.resolve(self._placed(archive, name)) is None:
@@ -453,6 +472,14 @@ class Joined:
                     raise refused(
                         archive.item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`"
                     )
+
+        for archive in self.archives:
+            moved = tops & archive.tree.files - archive.tree.links.keys()
+            if archive.is_noarch:  # whose files and programs are placed elsewhere
+                moved = archive.tree.files.union(f"python-scripts/{program}" for program in archive.programs)
+            for name in filter(_is_linked, moved):
+                if self._placed(archive, name) in folders:
+                    raise refused(archive.item.artifact, name, "would replace a directory")
 
     def shared(self, kept: Mapping[str, Iterable[str]]) -> Iterator[str]:
         """Yield a warning for two conda packages with a common path; ``kept`` are the paths of other packages."""
@@ -513,6 +540,48 @@ def _is_linked(name: str) -> bool:
     return name.split("/", 1)[0] != _INFO
 
 
+def check_linkable(
+    archives: Iterable[Archive], prefix: Path, platform: str, python: rattler.PackageRecord | None
+) -> None:
+    """Raise ``EnvforgeError`` if rattler can't link packages into ``prefix``, which would then be incomplete."""
+    try:
+        length = len(str(prefix).encode())
+    except UnicodeEncodeError as error:
+        raise EnvforgeError(
+            f"conda packages can't be linked into `{printable(str(prefix))}`: the path is not valid UTF-8",
+            hint="to use another directory, pass `--prefix DIR`",
+            code="prefix-unsuitable",
+        ) from error
+    chosen = tuple(archives)
+    label = next((archive.item.artifact.label for archive in chosen if archive.is_noarch), "")
+    if (label and python is None) or (python is not None and python.version.as_major_minor() is None):
+        found = f"found `python {python.version}`" if python else "found none"
+        raise EnvforgeError(
+            f"`{label or 'python'}` requires a conda package `python` with a version such as `3.12`, {found}",
+            hint="to add Python to environment.yml and lock again",
+            command="envforge add python",
+            code="no-python",
+        )
+    if length <= _SHORTEST_PLACEHOLDER or platform.startswith("win-"):
+        return
+    for archive in chosen:
+        most = min(map(len, _placeholders(archive.folder)), default=length)
+        if most < length:
+            raise EnvforgeError(
+                f"`{prefix}` is too long for `{archive.item.artifact.label}`: expected at most {most} bytes, "
+                f"found {length}",
+                hint="to use a directory with a shorter path, pass `--prefix DIR`",
+                code="prefix-unsuitable",
+            )
+
+
+def _placeholders(folder: Path) -> Iterator[bytes]:
+    """Yield the placeholders in binary files, which a longer path can't replace."""
+    for row in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
+        if row.prefix_placeholder is not None and row.prefix_placeholder.file_mode.mode == "binary":
+            yield row.prefix_placeholder.placeholder.encode()
+
+
 def link(
     archives: Iterable[Archive],
     removed: Iterable[str],
@@ -535,7 +604,6 @@ def link(
             raise
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
-            hint="fix the cause; the next attempt reuses the downloaded files",
             code="link-failed",
         ) from error
     for archive in chosen:
@@ -550,7 +618,9 @@ def _view(archives: Iterable[Archive], store: Store) -> Iterator[Path]:
     So another install of a package with the same name and other bytes can't exchange them before they are linked.
     """
     is_writable = os.access(store.conda, os.W_OK)
-    with tempfile.TemporaryDirectory(dir=store.conda if is_writable else None, prefix=".link-") as name:
+    # after a failure, threads of rattler may still write there
+    folder = store.conda if is_writable else None
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".link-", ignore_cleanup_errors=True) as name:
         for archive in archives:
             artifact = archive.item.artifact
             folder, place = store.conda_folder(artifact), Path(name, record_name(artifact))

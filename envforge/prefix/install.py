@@ -26,7 +26,7 @@ from envforge.lock.plan import Artifact, Plan, make_plan, read_any_lock, wheel_o
 from envforge.lock.project import ENVFORGE_DIRECTORY, is_environment
 from envforge.prefix.cache import Store, default_root, in_use
 from envforge.prefix.conda_history import record_install, requested_specs
-from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_path
+from envforge.prefix.conda_packages import Archive, Joined, check_linkable, link, read_records, site_packages_path
 from envforge.prefix.fetch import Fetched, check_room_to_copy
 from envforge.prefix.installed import (
     conda_owners,
@@ -373,7 +373,7 @@ class Installation:
     def run(self) -> InstallReport:
         """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
         self._check_machine()
-        request, progress, store = self.request, self.progress, self.store
+        request, store = self.request, self.store
         todo = _needed_changes(self.plan, self.before, request)
         self._refuse_other_venv(todo)
         # before the prefix changes, because the machine may lack this Python
@@ -383,18 +383,31 @@ class Installation:
         self._check_joined(obtained, todo)
         self._note_editables(todo)
         journal = self._begin(todo)
+        try:
+            self._change(todo, obtained, journal, interpreter)
+        except EnvforgeError as error:
+            again = journal.again(
+                shlex.join(["envforge", "install", journal.lockfile, "--prefix", str(request.prefix)])
+            )
+            incomplete = f"`{request.prefix}` is incomplete; to complete it once the cause is fixed"
+            error.hints = (*error.hints, Hint(incomplete, again))
+            raise
+        return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
+
+    def _change(self, todo: Changes, obtained: Obtained, journal: Journal, interpreter: str) -> None:
+        """Change the prefix; the journal records each step."""
+        request, progress, store = self.request, self.progress, self.store
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
         if interpreter:
             create_venv(request.prefix, interpreter)
         specs = requested_specs(self.lockfile, request.lockfile, self.plan)
         batch = self._conda(todo, obtained, specs)
-        write_journal(self.request.prefix, journal.at("conda done"))
+        write_journal(request.prefix, journal.at("conda done"))
         self._wheels(todo, obtained, batch)
         record_install(request.prefix, self.plan, specs, linked=todo.conda)
         put_back(request.prefix, progress)  # before the journal says that nothing is left to do
-        write_journal(self.request.prefix, journal.at("verified"))
-        return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
+        write_journal(request.prefix, journal.at("verified"))
 
     def _obtain(self, artifacts: tuple[Artifact, ...]) -> Obtained:
         python = next(
@@ -539,8 +552,10 @@ class Installation:
             return
         emptied = self._empties(todo)
         records = () if emptied else read_records(self.request.prefix)
+        records = tuple(record for record in records if record.name.normalized not in todo.conda_removed)
         every = [*records, *(archive.record for archive in archives)]
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
+        check_linkable(archives, self.request.prefix, self.plan.platform, python)
         site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
         joined = Joined(archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix)
         joined.check()

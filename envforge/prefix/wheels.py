@@ -36,7 +36,7 @@ from packaging.version import Version
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.errors import Hint, OutsideError, printable
-from envforge.lock.plan import Artifact, Digest, wheel_of
+from envforge.lock.plan import LARGEST_METADATA, Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store, Unpacked, digest_of, hash_file, identity, note_files, read_files
 from envforge.prefix.conda_packages import (
@@ -70,7 +70,6 @@ _LOCAL_HEADER = b"PK\3\4"
 _UTF8_FLAG = 0x800
 _LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
 _LARGEST_RECORD = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
-_LARGEST_METADATA = 2_000_000  # bytes of METADATA and WHEEL, whose parser needs forty times as many
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +180,7 @@ def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
         size = archive.getinfo(name).file_size
     except KeyError:
         raise archive_damaged(artifact, f"it has no file `{name.rpartition('/')[2]}`") from None
-    most = _LARGEST_METADATA if name.endswith(("/METADATA", "/WHEEL")) else _LARGEST_RECORD
+    most = LARGEST_METADATA if name.endswith(("/METADATA", "/WHEEL")) else _LARGEST_RECORD
     if size > most:
         raise archive_damaged(artifact, f"`{name}` is larger than {most // 1_000_000} MB")
     return archive.read(name)
@@ -597,7 +596,6 @@ def _uv(
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{hide_secrets(done.stderr.strip())}",
-            hint="fix the cause; the next attempt continues after the conda packages",
             code="wheels-failed",
         )
 

@@ -266,15 +266,34 @@ def test_publishers_into_an_object_store_take_turns(home: Path, tmp_path: Path) 
 
     store = fsspec.filesystem("memory")
     store.store.clear()
-    store.pipe_file("/bucket/.index.lock", b"Grace")
+    store.pipe_file("/bucket/.index.lock", b"Grace".ljust(300))
     (tmp_path / "copy").mkdir()
     source = open_objects(parse_address("memory://bucket", tmp_path), tmp_path / "copy")
-    with pytest.raises(OutsideError, match="`Grace` has been publishing"):
+    with pytest.raises(OutsideError, match=r"`Grace {195}` has been publishing"):
         replace(source, wait_s=0.0).publish(addition(home, NAME))
     assert not store.exists("/bucket/index.json")
     store.rm_file("/bucket/.index.lock")
     assert source.publish(addition(home, NAME)) is True
     assert not store.exists("/bucket/.index.lock")
+
+
+def test_an_object_is_read_up_to_the_limit(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pipe_file("/bucket/index.json", bytes(300))
+    read: list[bytes] = []
+
+    def cat_file(self: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        read.append(store.store[self._strip_protocol(path)].getvalue()[start:end])
+        return read[-1]
+
+    monkeypatch.setattr(type(store), "cat_file", cat_file)
+    monkeypatch.setattr("envforge.catalogue.objects._LONGEST_BYTES", 9)
+    assert main(["lockfiles", "list", "--catalogue", "memory://bucket"]) == 3
+    assert "the file has more than 256 MB" in capsys.readouterr().err
+    assert read == [bytes(10)]
 
 
 def test_a_store_whose_driver_is_missing_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

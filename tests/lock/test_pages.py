@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from envforge.errors import EnvforgeError
 from envforge.lock.index import PlatformIndex, Sources, Target, Wanted
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads, IndexFile, parse_page
+from envforge.lock.plan import LARGEST_METADATA
 from tests.lock.conftest import TORCH, VISION, torch_index
 from tests.lock.torchindex import PUBLIC, SHARED, TorchIndex, wheel
-from tests.support.loopback import Fault, Loopback
+from tests.support.loopback import Fault, Loopback, Request, Response
 
 LINUX = Target(platform="linux-64", python=Version("3.10.18"), virtual={"__glibc": "2.28"})
 
@@ -148,6 +151,34 @@ def test_metadata_that_is_not_what_the_page_states_stops() -> None:
         with pytest.raises(EnvforgeError) as caught:
             downloads.metadata(file)
     assert caught.value.code == "hash-mismatch"
+
+
+@pytest.mark.parametrize("kind", ["METADATA", "other", "beside", "body", "size", "directory", "encrypted"])
+def test_metadata_is_read_up_to_the_limit(kind: str) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        name = "x-1.0.dist-info/" + ("WHEEL" if kind == "other" else "METADATA")
+        archive.writestr(name, bytes(LARGEST_METADATA + (kind in {"METADATA", "size"})))
+    data = stream.getvalue()
+    at = data.rindex(b"PK\x05\x06") + 12  # the size of the directory
+    if kind == "directory":
+        data = data[:at] + (1 << 30).to_bytes(4, "little") + data[at + 4 :]
+    if kind == "encrypted":
+        flags = data.rindex(b"PK\x01\x02") + 8
+        data = data[:flags] + b"\1" + data[flags + 1 :]
+    size = {"size": "9" * 5000, "directory": str(1 << 40)}.get(kind, str(len(data)))
+    body = data if kind != "body" else bytes(1 << 17)
+
+    def answer(request: Request) -> Response:
+        if request.path.endswith(".metadata"):
+            return Response(body=bytes(LARGEST_METADATA + 1))
+        return Response(body=body, status=206, headers={"Content-Range": f"bytes 0-1/{size}"})
+
+    with Loopback(answer) as server:
+        file = IndexFile(file_name="x.whl", url=f"{server.url}/x.whl", has_metadata=kind == "beside")
+        with pytest.raises(EnvforgeError) as caught:
+            Downloads(Mirrors(), repr).metadata(file)
+    assert caught.value.code == ("document-too-large" if kind in {"beside", "body"} else "bad-wheel")
 
 
 def test_metadata_is_served_with_its_markers_decided(tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def _index(**changes: object) -> Member:
     return _member("info/index.json", json.dumps(Package(name="evil", version="1.0").index() | changes).encode())
 
 
+_NOARCH = _index(noarch="python", subdir="noarch")
+
+
+def _points(*points: str) -> bytes:
+    noarch = {"type": "python", "entry_points": points}
+    return json.dumps({"noarch": noarch, "package_metadata_version": 1}).encode()
+
+
 def _tar(members: list[Member]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
@@ -158,12 +166,12 @@ ATTACKS: dict[str, list[Member]] = {
     "program up": [
         _index(noarch="python", subdir="noarch"),
         _member(LIST, _listed()),
-        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["../../x = a:b"]}}'),
+        _member("info/link.json", _points("../../x = a:b")),
     ],
     "absolute program": [
         _index(noarch="python", subdir="noarch"),
         _member(LIST, _listed()),
-        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["/tmp/x = a:b"]}}'),
+        _member("info/link.json", _points("/tmp/x = a:b")),
     ],
     "programs in an array": [
         _index(noarch="python", subdir="noarch"),
@@ -173,18 +181,34 @@ ATTACKS: dict[str, list[Member]] = {
     "program on two lines": [
         _index(noarch="python", subdir="noarch"),
         _member(LIST, _listed()),
-        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["x\\ny = a:b"]}}'),
+        _member("info/link.json", _points("x\ny = a:b")),
     ],
     "program without a function": [
         _index(noarch="python", subdir="noarch"),
         _member(LIST, _listed()),
-        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["x"]}}'),
+        _member("info/link.json", _points("x")),
     ],
-    "programs of a package that has none": [
+    **{
+        f"programs {number}": [_NOARCH, _member(LIST, _listed()), _member("info/link.json", text)]
+        for number, text in enumerate(
+            [
+                b'{"noarch": {"type": "python", "entry_points": null}, "package_metadata_version": 1}',
+                b'{"noarch": {"type": "generic"}, "package_metadata_version": 1}',
+                b'{"noarch": {"type": "python"}, "package_metadata_version": "1"}',
+                '{"noarch": {"type": "python"}, "package_metadata_version": 1}'.encode("utf-16"),
+                _points("x = a-b:c"),
+                _points("x = .:c"),
+                _points("x" * 201 + " = a:b"),
+            ]
+        )
+    },
+    "placeholder in a link": [
         _index(),
-        _member(LIST, _listed()),
-        _member("info/link.json", b'{"noarch": {"entry_points": null}}'),
+        _member(LIST, _holds("/placeholder", "text").replace(b"hardlink", b"softlink")),
+        _symlink("a", "d"),
+        _member("d/x"),
     ],
+    "file of rattler": [_index(), _member(LIST, _listed("__clobbers__")), _member("__clobbers__")],
     "name in capitals": [_index(name="EVIL"), _member(LIST, _listed())],
     "file as a link": [_index(), _member(LIST, _listed("a", kind="softlink")), _member("a")],
     "link to nothing as a file": [_index(), _member(LIST, _listed("a")), _symlink("a", "b")],
@@ -224,7 +248,7 @@ ATTACKS: dict[str, list[Member]] = {
     "program python": [
         _index(noarch="python"),
         _member(LIST, _listed()),
-        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["python = evil:main"]}}'),
+        _member("info/link.json", _points("python = evil:main")),
     ],
     "build with a hyphen": [_index(build="0-0"), _member(LIST, _listed())],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
@@ -494,10 +518,79 @@ def test_panic_of_rattler_is_an_error_that_is_explained(place: Place, monkeypatc
 
     own = Channel(place.folder / "own")
     own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
-    monkeypatch.setattr(conda_packages, "_link", panic)
-    with pytest.raises(EnvforgeError) as caught:
-        place.install(_lock(own.folder, *own.packages.values()))
+    lock = _lock(own.folder, *own.packages.values())
+    with monkeypatch.context() as patched:
+        patched.setattr(conda_packages, "_link", panic)
+        with pytest.raises(EnvforgeError) as caught:
+            place.install(lock, categories=("main",))
     assert caught.value.code == "link-failed"
+    assert caught.value.hint == (
+        f"`{place.prefix}` is incomplete; to complete it once the cause is fixed, "
+        f"run `envforge install {lock} --prefix {place.prefix} --category main`"
+    )
+    assert place.install(lock, categories=("main",)).outcome == "completed"
+
+
+PYTHON = {"bin/python3.12": ""}
+
+
+@pytest.mark.parametrize(
+    ("code", "python", "members", "other"),
+    [
+        pytest.param("no-python", None, [_NOARCH, _member(LIST, _listed())], {}, id="no Python"),
+        pytest.param("no-python", "3", [_index(), _member(LIST, _listed())], {}, id="no minor version"),
+        pytest.param(
+            "archive-refused",
+            "3.12.0",
+            [
+                _NOARCH,
+                _member(LIST, _listed("python-scripts/x", "bin/x/y")),
+                _member("python-scripts/x"),
+                _member("bin/x/y"),
+            ],
+            {},
+            id="file in place of a directory",
+        ),
+        *(
+            pytest.param(
+                "archive-refused",
+                "3.12.0",
+                [_NOARCH, _member(LIST, _listed()), _member("info/link.json", _points("x = a:b"))],
+                {name: ""},
+                id=f"program and {name}",
+            )
+            for name in ("bin/x/y", "bin")
+        ),
+        pytest.param(
+            "archive-refused", "3.12.0", [_NOARCH, _member(LIST, _listed("site-packages")), _member("site-packages")],
+            {}, id="site-packages",
+        ),
+        pytest.param(
+            "prefix-unsuitable", None, [_index(), _member(LIST, _holds("/" + "x" * 39, "binary")), _member("a")],
+            {}, id="long prefix",
+        ),
+        pytest.param("prefix-unsuitable", None, [_index(), _member(LIST, _listed("a")), _member("a")], {}, id="bytes"),
+    ],
+)  # fmt: skip
+def test_package_that_rattler_can_not_link_changes_nothing(
+    place: Place,
+    request: pytest.FixtureRequest,
+    code: str,
+    python: str | None,
+    members: list[Member],
+    other: dict[str, str],
+) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("other", "1.0", other))
+    if python is not None:
+        own.add(text_package("python", python, PYTHON))
+    lock = _lock(own.folder, *own.packages.values(), _write(own.folder, members, ".conda"))
+    is_utf8 = "bytes" not in request.node.name
+    prefix = place.folder / ("x" * 40 if is_utf8 else os.fsdecode(b"\xff"))
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(lock, prefix=prefix)
+    assert caught.value.code == code
+    assert not prefix.exists()
 
 
 _HEX = b"a" * 64
@@ -506,11 +599,11 @@ _HEX = b"a" * 64
 @pytest.mark.parametrize(
     ("end", "content"),
     [
-        ("unpacked", b"envforge unpacked 1 " + b"9" * 4000 + b" SHA 5\n\n"),
-        ("unpacked", b"envforge unpacked 1 5 SHA " + b"9" * 4000 + b"\n\n"),
-        ("unpacked", b"envforge unpacked 1 -5 SHA -5\n\n"),
-        ("unpacked", b"envforge unpacked 1 5 zz 5\n\n"),
-        ("unpacked", b"envforge unpacked 1 5 " + _HEX + b" 5\n\n"),
+        ("unpacked", b"envforge unpacked 2 " + b"9" * 4000 + b" SHA 5\n\n"),
+        ("unpacked", b"envforge unpacked 2 5 SHA " + b"9" * 4000 + b"\n\n"),
+        ("unpacked", b"envforge unpacked 2 -5 SHA -5\n\n"),
+        ("unpacked", b"envforge unpacked 2 5 zz 5\n\n"),
+        ("unpacked", b"envforge unpacked 2 5 " + _HEX + b" 5\n\n"),
         ("unpacked", None),
         ("seen", None),
     ],

@@ -217,8 +217,8 @@ class PlatformIndex:
         """Return why the requested version isn't offered, or which versions are, if no index has it."""
         specifiers = [one.specifier for one in self.wanted.pip if canonicalize_name(one.name) == name]
         for page in (self._read(index, name) for index in self._indexes(name)):
-            versions = ((file, _version_of(file.file_name)) for file in page.files)
-            files = [f for f, v in versions if v and all(one.contains(v, prereleases=True) for one in specifiers)]
+            known = ((file, _named(file.file_name)) for file in page.files)
+            files = [f for f, n in known if n and all(one.contains(n[1], prereleases=True) for one in specifiers)]
             if files and specifiers:
                 why, self.advice[name] = self._why_unfit(name, replace(page, files=tuple(files)))
                 return f"the requested version on `{show_url(page.url)}` {why}"
@@ -272,7 +272,10 @@ class PlatformIndex:
             elif not fitting:
                 why, self.advice[name] = self._why_unfit(name, page)
                 self.missing[name] = f"`{show_url(page.url)}` {why}"
-            elif found and indexes is self.sources.other:  # never mix versions of several indexes
+            # as uv: a later index may have the package of someone else by the same name
+            if indexes is self.sources.other and any(
+                (_named(file.file_name) or ("",))[0] == name for file in page.files
+            ):
                 break
         if best:
             self.missing.pop(name, None)
@@ -408,11 +411,12 @@ def _bad_requirement(text: str, offer: Offer) -> EnvforgeError:
     return EnvforgeError(message, code="bad-wheel")
 
 
-def _version_of(file_name: str) -> Version | None:
+def _named(file_name: str) -> tuple[str, Version] | None:
+    """Return the project and the version of a wheel or source distribution."""
     try:
         if file_name.endswith(".whl"):
-            return parse_wheel_filename(file_name)[1]
-        return parse_sdist_filename(file_name)[1]
+            return parse_wheel_filename(file_name)[:2]
+        return parse_sdist_filename(file_name)
     except (InvalidSdistFilename, InvalidWheelFilename):
         return None
 

@@ -18,7 +18,7 @@ from typing import Any
 from envforge.base.jinja import TemplateError, render_template
 from envforge.errors import printable
 
-LIMIT_S = 3  # of CPU time, for all requests to one child
+LIMIT_S = 2  # of CPU time, for all requests to one child; twice as long under load
 MEMORY_BYTES = 500_000_000
 LIMITS = f"at most {LIMIT_S} s and {MEMORY_BYTES // 1_000_000} MB"
 _MOST_CHARACTERS = 10_000_000

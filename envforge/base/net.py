@@ -46,7 +46,7 @@ _REASONS = (  # the first that matches is used, so a subclass comes before its b
 )
 
 
-_LARGEST_TEXT = 128 << 20  # bytes of a page, which a server may have compressed a thousandfold
+_LARGEST_TEXT = 32 << 20  # bytes of a page, which a server may have compressed a thousandfold
 _LONGEST_NUMBER = 19  # digits
 
 

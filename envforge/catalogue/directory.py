@@ -121,8 +121,21 @@ def open_catalogue(address: Address, public_key: str | None = None) -> Iterator[
 @contextmanager
 def opened_to_publish(address: Address) -> Iterator[Catalogue]:
     """Open a catalogue that may still be empty."""
-    with tempfile.TemporaryDirectory(prefix="envforge-catalogue-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="envforge-catalogue-") as folder,
+        _named(Path(folder) / "catalogue", address),
+    ):
         yield _open(address, Path(folder) / "catalogue")
+
+
+@contextmanager
+def _named(root: Path, address: Address) -> Iterator[None]:
+    """Let errors show the URL of a catalogue in place of the path of a temporary copy."""
+    try:
+        yield
+    except EnvforgeError as error:
+        error.message = error.message.replace(str(root), address.public)
+        raise
 
 
 def _need_index(catalogue: Catalogue) -> None:
@@ -170,7 +183,8 @@ def entry_named(catalogue: Catalogue, name: str) -> CatalogueEntry:
 def lock_text(catalogue: Catalogue, entry: CatalogueEntry, public_key: str | None = None) -> str:
     """Return the text of a stored lockfile, verified against the index, and its signature if a key is given."""
     catalogue.bring(str(entry.file))
-    text = verified_text(entry)
+    with _named(catalogue.root, catalogue.address):
+        text = verified_text(entry)
     if public_key is not None:
         from envforge.catalogue.signing import verify_signature  # noqa: PLC0415 - cryptography, only with a key
 

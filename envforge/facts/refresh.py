@@ -9,7 +9,7 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from email.parser import BytesParser
+from email.message import Message
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -344,7 +344,7 @@ def _kernels_text(capabilities: Iterable[ComputeCapability], ptx: Iterable[Compu
     return f"kernels {kernels}" + (f" and PTX {ptx_text}" if ptx_text else "")
 
 
-def _required_torch(metadata: bytes) -> Version | None:
+def _required_torch(metadata: Message) -> Version | None:
     """Return the only torch release that the METADATA of a wheel allows."""
     for text in _requirements(metadata):
         pins = [each for each in text.specifier if each.operator == "=="]
@@ -354,8 +354,8 @@ def _required_torch(metadata: bytes) -> Version | None:
     return None
 
 
-def _requirements(metadata: bytes) -> Iterator[Requirement]:
-    for text in BytesParser().parsebytes(metadata).get_all("Requires-Dist", []):
+def _requirements(metadata: Message) -> Iterator[Requirement]:
+    for text in metadata.get_all("Requires-Dist", []):
         try:
             yield Requirement(text)
         except ValueError:  # noqa: PERF203 - old releases have requirements that aren't valid anymore

@@ -211,7 +211,9 @@ def _prepare(inputs: Inputs, virtual_packages: str, job: LockJob) -> dict[str, A
     if job.seed is not None:
         job.output.write_text(job.seed, encoding="utf-8")
     (job.folder / "config" / "config.toml").write_text(
-        f'[repositories.envforge]\nurl = "{job.index}"\n', encoding="utf-8"
+        # without `lazy-wheel`, Poetry doesn't try for 8 s whether the index supports HEAD
+        f'[solver]\nlazy-wheel = false\n[repositories.envforge]\nurl = "{job.index}"\n',
+        encoding="utf-8",
     )
     document["arguments"] = [
         "lock",

@@ -14,8 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from email.parser import BytesHeaderParser
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _MANYLINUX = re.compile(r"manylinux_2_(\d+)_(\w+)")
+_MOST_EXTRAS = 100  # in one marker, which is evaluated for each
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -217,8 +217,8 @@ class PlatformIndex:
         """Return why the requested version isn't offered, or which versions are, if no index has it."""
         specifiers = [one.specifier for one in self.wanted.pip if canonicalize_name(one.name) == name]
         for page in (self._read(index, name) for index in self._indexes(name)):
-            versions = ((file, _version_of(file.file_name)) for file in page.files)
-            files = [f for f, v in versions if v and all(one.contains(v, prereleases=True) for one in specifiers)]
+            known = ((file, _named(file.file_name)) for file in page.files)
+            files = [f for f, n in known if n and all(one.contains(n[1], prereleases=True) for one in specifiers)]
             if files and specifiers:
                 why, self.advice[name] = self._why_unfit(name, replace(page, files=tuple(files)))
                 return f"the requested version on `{show_url(page.url)}` {why}"
@@ -272,7 +272,10 @@ class PlatformIndex:
             elif not fitting:
                 why, self.advice[name] = self._why_unfit(name, page)
                 self.missing[name] = f"`{show_url(page.url)}` {why}"
-            elif found and indexes is self.sources.other:  # never mix versions of several indexes
+            # as uv: a later index may have the package of someone else by the same name
+            if indexes is self.sources.other and any(
+                (_named(file.file_name) or ("",))[0] == name for file in page.files
+            ):
                 break
         if best:
             self.missing.pop(name, None)
@@ -343,19 +346,13 @@ class PlatformIndex:
         except ValueError:
             return None
         rank = self.target.rank(file.file_name)
-        if rank is None or wheel_name != name or not self._python_fits(file.requires_python):
+        if rank is None or wheel_name != name or not _python_fits(self.target.python, file.requires_python):
             return None
         # as in PEP 592, a yanked file is only for an exact pin
         if file.is_yanked and not any(f"=={version}" in str(r) for r in self.wanted.pip):
             return None
         token = hashlib.sha256(file.url.encode()).hexdigest()[:16]
         return rank, Offer(token=token, name=name, version=version, index=without_user(index), file=file)
-
-    def _python_fits(self, requires_python: str | None) -> bool:
-        try:
-            return SpecifierSet(requires_python or "").contains(self.target.python, prereleases=True)
-        except ValueError:  # as pip: an invalid `requires-python` doesn't exclude a file
-            return True
 
     def _link(self, offer: Offer) -> Link:
         self.offers[offer.token] = offer
@@ -372,7 +369,7 @@ class PlatformIndex:
 
         conda-lock doesn't evaluate ``platform_machine``, and Poetry needs hours for the markers of ``cuda-toolkit``.
         """
-        headers = BytesHeaderParser().parsebytes(self.downloads.metadata(offer.file))
+        headers = self.downloads.metadata(offer.file)
         lines = ["Metadata-Version: 2.1", f"Name: {offer.name}", f"Version: {offer.version}"]
         extras = headers.get_all("Provides-Extra", [])
         lines += [f"Provides-Extra: {extra}" for extra in extras]
@@ -380,32 +377,46 @@ class PlatformIndex:
         optional: set[str] = set()
         for text in headers.get_all("Requires-Dist", []):
             requirement = _requirement(text, offer)
-            named = re.findall(r"""extra\s*==\s*["']([^"']+)["']""", str(requirement.marker or ""))
+            named = set(re.findall(r"""extra\s*==\s*["']([^"']+)["']""", str(requirement.marker or "")))
             marker, requirement.marker = requirement.marker, None
             if self.target.counts(marker):
                 lines.append(f"Requires-Dist: {requirement}")
                 continue
-            for extra in sorted({extra for extra in named if self.target.counts(marker, extra)}):
+            if len(named) > _MOST_EXTRAS:
+                raise _bad_requirement(text, offer)
+            for extra in sorted(extra for extra in named if self.target.counts(marker, extra)):
                 lines.append(f'Requires-Dist: {requirement} ; extra == "{extra}"')
                 optional.add(canonicalize_name(requirement.name))
         self.optional[offer.name] = frozenset(optional)
         return "\n".join([*lines, "", ""]).encode()
 
 
+@lru_cache(maxsize=1000)  # a page has thousands of files, and few limits
+def _python_fits(python: Version, requires_python: str | None) -> bool:
+    try:
+        return SpecifierSet(requires_python or "").contains(python, prereleases=True)
+    except ValueError:  # as pip: an invalid `requires-python` doesn't exclude a file
+        return True
+
+
 def _requirement(text: str, offer: Offer) -> Requirement:
     try:
         return Requirement(" ".join(text.split()))
-    except ValueError as error:
-        raise EnvforgeError(
-            f"the metadata of `{show_url(offer.file.url)}` has an invalid requirement: `{text}`", code="bad-wheel"
-        ) from error
+    except (ValueError, RecursionError) as error:  # the latter if parentheses nest, before packaging 26
+        raise _bad_requirement(text, offer) from error
 
 
-def _version_of(file_name: str) -> Version | None:
+def _bad_requirement(text: str, offer: Offer) -> EnvforgeError:
+    message = f"the metadata of `{show_url(offer.file.url)}` has an invalid requirement: `{text[:200]}`"
+    return EnvforgeError(message, code="bad-wheel")
+
+
+def _named(file_name: str) -> tuple[str, Version] | None:
+    """Return the project and the version of a wheel or source distribution."""
     try:
         if file_name.endswith(".whl"):
-            return parse_wheel_filename(file_name)[1]
-        return parse_sdist_filename(file_name)[1]
+            return parse_wheel_filename(file_name)[:2]
+        return parse_sdist_filename(file_name)
     except (InvalidSdistFilename, InvalidWheelFilename):
         return None
 
@@ -444,7 +455,7 @@ class LockTimeIndex:
 
     def __init__(self, platforms: Mapping[str, PlatformIndex]) -> None:
         self._platforms = dict(platforms)
-        self._faults: list[EnvforgeError] = []
+        self._faults: list[Exception] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._answer))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -466,7 +477,7 @@ class LockTimeIndex:
         return self._platforms[parts[1]].offers.get(parts[3])
 
     @property
-    def fault(self) -> EnvforgeError | None:
+    def fault(self) -> Exception | None:
         """The first error of a request; conda-lock itself only finds that a page is missing."""
         return self._faults[0] if self._faults else None
 
@@ -493,7 +504,7 @@ class LockTimeIndex:
             if parts[1] == "stand-in":
                 return _stand_in_metadata(parts[2].removesuffix(".metadata"))
             return platform.metadata(parts[2])
-        except EnvforgeError as error:
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for conda-lock
             self._faults.append(error)
             return None
 

@@ -11,20 +11,24 @@ import datetime as dt
 import hashlib
 import html
 import io
+import itertools
+import math
 import re
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from email.parser import BytesHeaderParser
+from email.message import Message
+from email.parser import HeaderParser
 from html.parser import HTMLParser
 from http import HTTPStatus
-from typing import Any
+from typing import IO, Annotated, TypedDict
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
-from envforge.base.documents import Document
+from envforge.base.documents import Document, Natural, matching
 from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, credentials_hints, unreachable_hints
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
@@ -33,6 +37,10 @@ from envforge.lock.request import LockProgress, LockStep, read_moment
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
 _METADATA_KEYS = ("data-core-metadata", "data-dist-info-metadata")
+_ALGORITHMS = hashlib.algorithms_guaranteed - {"shake_128", "shake_256"}  # whose digests have no fixed length
+_MOST_FILES = 50_000  # on a page; the largest pages of PyPI have 15,000
+_MOST_MARKS = 750_000  # between the parts of a page, each of which takes time or memory to parse
+_MOST_PARSED = 200_000  # tags, or characters of requirements, of a page or a wheel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,14 +79,27 @@ class Link:
 def parse_page(text: str, content_type: str, base: str) -> tuple[IndexFile, ...]:
     """Parse a page; ``base`` is its public URL."""
     try:
-        if "json" in content_type:
-            return _parse_json(text, base)
-        parser = _Anchors(base)
-        parser.feed(text)
-        return tuple(parser.files)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:  # the last one of `html.parser`
-        message = f"`{show_url(base)}` is not a page of a package index: {error!r}"
+        return _files(text, base, is_json="json" in content_type)
+    except (ValueError, AssertionError) as error:  # the last one of `html.parser`
+        message = f"`{show_url(base)}` is not a page of a package index: {error}"
         raise OutsideError(message, code="bad-index-page") from error
+
+
+def _files(text: str, base: str, *, is_json: bool) -> tuple[IndexFile, ...]:
+    """Return the files on a page; raise ``ValueError`` if it would take long to parse it, their names, or limits."""
+    if sum(map(text.count, ",[{" if is_json else "<>&=/ \t\n\r\f")) > _MOST_MARKS:
+        raise ValueError("it is too large")
+    files = tuple(itertools.islice((_json_files if is_json else _html_files)(text, base), _MOST_FILES + 1))
+    if len(files) > _MOST_FILES:
+        raise ValueError(f"it has more than {_MOST_FILES:,} files")
+    wheels = [file.file_name.split("-")[-3:] for file in files if file.file_name.endswith(".whl")]
+    if sum(math.prod(part.count(".") + 1 for part in tags) for tags in wheels) > _MOST_PARSED:
+        raise ValueError(f"it has more than {_MOST_PARSED:,} tags")
+    if sum(map(len, {file.requires_python or "" for file in files})) > _MOST_PARSED:
+        raise ValueError(f"its `requires-python` have more than {_MOST_PARSED:,} characters")
+    if any(file.sha256 and len(file.sha256) != 64 for file in files):
+        raise ValueError("it has a SHA-256 that isn't 64 hexadecimal digits")
+    return files
 
 
 def render_page(name: str, links: Iterable[Link]) -> str:
@@ -107,7 +128,7 @@ class _Anchors(HTMLParser):
     def __init__(self, base: str) -> None:
         super().__init__()
         self.base = base
-        self.files: list[IndexFile] = []
+        self.links: list[tuple[str, Mapping[str, str | None]]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
@@ -115,13 +136,17 @@ class _Anchors(HTMLParser):
         if tag == "base" and href:
             self.base = urljoin(self.base, href)
         if tag == "a" and href:
-            self.files.append(self._file(href, values))
+            self.links.append((self.base, values))
 
-    def _file(self, href: str, values: Mapping[str, str | None]) -> IndexFile:
-        url, fragment = urldefrag(urljoin(self.base, href))
+
+def _html_files(text: str, base: str) -> Iterator[IndexFile]:
+    parser = _Anchors(base)
+    parser.feed(text)
+    for start, values in parser.links:
+        url, fragment = urldefrag(urljoin(start, str(values["href"])))
         metadata = next((values[key] or "true" for key in _METADATA_KEYS if key in values), "false")
         metadata_digests = dict(_FRAGMENT.findall(metadata))
-        return IndexFile(
+        yield IndexFile(
             file_name=name_in(url),
             url=url,
             digests=tuple((kind, value.lower()) for kind, value in _FRAGMENT.findall(fragment)),
@@ -133,21 +158,41 @@ class _Anchors(HTMLParser):
         )
 
 
+# a file of a page as JSON (PEP 691), whose fields have names that aren't Python names
+_Options = TypedDict(
+    "_Options",
+    {
+        "filename": str | None,
+        "hashes": dict[str, Annotated[str, matching("[0-9A-Fa-f]+", "hexadecimal digits")]],
+        "requires-python": str | None,
+        "core-metadata": bool | dict[str, str] | None,
+        "dist-info-metadata": bool | dict[str, str] | None,
+        "yanked": bool | str | None,
+        "size": Natural | None,
+        "upload-time": str | None,
+    },
+    total=False,
+)
+
+
+class _File(_Options):
+    url: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Listing:
-    """A page as JSON (PEP 691); the fields of a file have names that aren't Python names."""
-
-    files: tuple[dict[str, Any], ...]
+    files: tuple[_File, ...]
 
 
-def _parse_json(text: str, base: str) -> tuple[IndexFile, ...]:
+def _json_files(text: str, base: str) -> Iterator[IndexFile]:
     document = Document(
         damaged=f"`{show_url(base)}` is not a page of a package index", error=OutsideError, code="bad-index-page"
     )
-    return tuple(_json_file(entry, base) for entry in document.read_json(text, _Listing).files)
+    for entry in document.read_json(text, _Listing).files:
+        yield _json_file(entry, base)
 
 
-def _json_file(entry: Mapping[str, Any], base: str) -> IndexFile:
+def _json_file(entry: _File, base: str) -> IndexFile:
     metadata = entry.get("core-metadata", entry.get("dist-info-metadata", False))
     url = urldefrag(urljoin(base, entry["url"]))[0]
     return IndexFile(
@@ -190,7 +235,7 @@ class Downloads:
         self._progress = progress
         self._client = Client(timeout_s=_TIMEOUT_S, delays_s=_DELAYS_S)
         self._quick = self._client.without_retries(_HEAD_TIMEOUT_S)
-        self._metadata: dict[tuple[str, tuple[tuple[str, str], ...]], bytes] = {}  # by URL and digests
+        self._metadata: dict[tuple[str, tuple[tuple[str, str], ...]], Message] = {}  # by URL and digests
 
     def close(self) -> None:
         """Close the connections."""
@@ -213,14 +258,14 @@ class Downloads:
         """Return a page with one wheel, whose URL ends with its SHA-256."""
         public, _, digest = url.partition("#sha256=")
         file = IndexFile(file_name=name_in(public), url=public, digests=(("sha256", digest),))
-        metadata = BytesHeaderParser().parsebytes(self.metadata(file))
-        return Page(url=file.url, status=200, files=(replace(file, requires_python=metadata["Requires-Python"]),))
+        python = self.metadata(file)["Requires-Python"]
+        return Page(url=file.url, status=200, files=(replace(file, requires_python=python),))
 
-    def metadata(self, file: IndexFile) -> bytes:
+    def metadata(self, file: IndexFile) -> Message:
         """Return the METADATA of a wheel: from its own file (PEP 658), by range requests, or from the entire wheel."""
         key = file.url, file.digests
         if key not in self._metadata:
-            self._metadata[key] = self._read_metadata(file)
+            self._metadata[key] = _headers(self._read_metadata(file), file)
         return self._metadata[key]
 
     def _read_metadata(self, file: IndexFile) -> bytes:
@@ -231,7 +276,9 @@ class Downloads:
         try:
             return _metadata_in(io.BufferedReader(_RangeReader(self._get, file.url)), file)
         except _NoRangesError:
-            return _metadata_in(io.BytesIO(self.whole(file)), file)
+            with tempfile.TemporaryFile() as wheel:
+                self.sha256(file, wheel.write)
+                return _metadata_in(wheel, file)
 
     def small(self, file: IndexFile, most_bytes: int) -> bytes:
         """Return the contents of a document; raise ``OutsideError`` if it has more bytes than such documents have."""
@@ -253,15 +300,9 @@ class Downloads:
                 f"the server of `{show_url(file.url)}` doesn't support range requests", code="no-ranges"
             ) from error
 
-    def whole(self, file: IndexFile) -> bytes:
-        """Return the contents of a file, verified against the digests that the index states."""
-        chunks: list[bytes] = []
-        self.sha256(file, chunks.append)
-        return b"".join(chunks)
-
     def sha256(self, file: IndexFile, keep: Callable[[bytes], object] = len) -> str:
         """Download a file and return its SHA-256; raise ``EnvforgeError`` if the index states another digest."""
-        wanted = {kind: hashlib.new(kind) for kind, _ in file.digests if kind in hashlib.algorithms_available}
+        wanted = {kind: hashlib.new(kind) for kind, _ in file.digests if kind in _ALGORITHMS}
         wanted.setdefault("sha256", hashlib.sha256())
         done = 0
         with self._get(file.url) as response:
@@ -386,7 +427,7 @@ class _RangeReader(io.RawIOBase):
 
 
 @contextmanager
-def _opened(stream: io.BufferedIOBase, file: IndexFile) -> Iterator[zipfile.ZipFile]:
+def _opened(stream: IO[bytes], file: IndexFile) -> Iterator[zipfile.ZipFile]:
     """Open a wheel; raise ``EnvforgeError`` if it is invalid."""
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -404,7 +445,19 @@ def _opened(stream: io.BufferedIOBase, file: IndexFile) -> Iterator[zipfile.ZipF
         raise EnvforgeError(f"`{show_url(file.url)}` is not a valid wheel: {error}", code="bad-wheel") from error
 
 
-def _metadata_in(stream: io.BufferedIOBase, file: IndexFile) -> bytes:
+def _headers(metadata: bytes, file: IndexFile) -> Message:
+    # decoded here, because `email` returns a value that isn't UTF-8 as an object
+    headers = HeaderParser().parsestr(metadata.decode(errors="replace"))
+    parsed = [name + text for name, text in headers.items() if name.lower() in {"requires-dist", "requires-python"}]
+    if sum(map(len, parsed)) > _MOST_PARSED:
+        message = (
+            f"`{show_url(file.url)}` is not a valid wheel: its requirements have more than {_MOST_PARSED:,} characters"
+        )
+        raise EnvforgeError(message, code="bad-wheel")
+    return headers
+
+
+def _metadata_in(stream: IO[bytes], file: IndexFile) -> bytes:
     with _opened(stream, file) as archive:
         member = next((n for n in archive.infolist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", n.filename)), None)
         if member is None or member.file_size > LARGEST_METADATA:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import posixpath
 import re
@@ -17,12 +18,12 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePath
+from typing import Any, Literal
 
 import rattler
 from rattler import exceptions
@@ -71,6 +72,7 @@ _ERRORS: tuple[type[Exception], ...] = (
 )
 _LARGEST_METADATA = 1 << 25  # bytes; a list of 100,000 files has 20 MB
 _MOST_ROWS = 500_000
+_ODD_SPELLING = re.compile(rb'\\[u/]|/\.?[/"]|"\./')  # in a list, which is parsed again only if it has one
 _PROBE_BYTES = 1 << 20
 _SHORTEST_PLACEHOLDER = 32  # characters, in a binary file; conda-build used this length before it used 255
 _MOST_PLACEHOLDERS = 100_000  # in a text file, each of which grows by up to 1,000 characters
@@ -291,6 +293,7 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         if name not in tree.files:
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but contains no such file")
         _check_listed(item.artifact, entry, folder / name)
+    _check_spellings(item.artifact, folder / _INFO, set(seen.values()))
     return _read_record(item, folder, kept)
 
 
@@ -306,10 +309,27 @@ def _check_size(artifact: Artifact, folder: Path) -> None:
         data = path.read_bytes()
         if sum(data.count(mark) for mark in marks) > _MOST_ROWS:
             raise archive_damaged(artifact, f"its `{_INFO}/{name}` has more than {_MOST_ROWS:,} rows")
-        if name == "paths.json" and (ends := re.search(rb'"_path"\s*:\s*"([^"]*[/\\])"', data)):
-            raise archive_damaged(
-                artifact, f"it lists `{printable(ends[1].decode(errors='replace'))}`, which ends in a slash"
-            )
+
+
+def _check_spellings(artifact: Artifact, info: Path, listed: Collection[str]) -> None:
+    """Raise ``EnvforgeError`` if a listed path is written as `a/`, which rattler can't link, but returns as `a`."""
+    path = info / "paths.json"
+    if not path.is_file():
+        path = info / "files"
+    data = path.read_bytes()
+    waiting: list[Any] = []
+    if path.suffix != ".json":
+        waiting = data.decode().splitlines()
+    elif _ODD_SPELLING.search(data):
+        waiting = [json.loads(data)]
+    while waiting:
+        match waiting.pop():
+            case str() as text if text != (name := PurePath(text).as_posix()) and name in listed:
+                raise archive_damaged(artifact, f"it lists `{printable(name)}` as `{printable(text)}`")
+            case dict() as values:
+                waiting += values.values()
+            case list() as values:
+                waiting += values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -357,7 +377,7 @@ def check_program(artifact: Artifact, name: str) -> None:
 def _check_listed(artifact: Artifact, entry: rattler.PathsEntry, path: Path) -> None:
     """Raise ``EnvforgeError`` if rattler can't link a listed file: it would stop with a half-linked prefix."""
     kind = entry.path_type
-    if kind.directory or not (path.is_symlink() if kind.softlink else path.is_file()):
+    if kind.directory or bool(kind.softlink) != path.is_symlink() or not (kind.softlink or path.is_file()):
         listed = printable(entry.relative_path.as_posix())
         raise archive_damaged(artifact, f"it lists `{listed}` as another kind of file than it is")
     if entry.prefix_placeholder is not None:

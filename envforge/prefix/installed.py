@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import Document
-from envforge.base.files import write_atomic
+from envforge.base.files import regular, write_atomic
 from envforge.errors import EnvforgeError, printable
 from envforge.lock.project import is_environment
 from envforge.prefix.journal import record_fault, recreate_command
 
 ORIGIN = "direct_url.json"
 _UNCHECKED_KINDS = {"directory", "pyc_file"}
+_MOST_ROWS = 500_000  # of a RECORD; that of torch has 12,000
 
 
 class Claim(NamedTuple):
@@ -317,6 +318,8 @@ def read_record(text: bytes) -> list[list[str]]:
     """Return the rows of a ``RECORD``, each with path, checksum, and size; raise ``ValueError`` if it is invalid."""
     if b"\0" in text:
         raise ValueError("it contains a NUL character")
+    if text.count(b"\n") > _MOST_ROWS:
+        raise ValueError(f"it has more than {_MOST_ROWS:,} rows")
     try:
         rows = csv.reader(io.StringIO(text.decode("utf-8")))
         return [row if len(row) == 3 else [*row, "", ""][:3] for row in rows if row]
@@ -338,7 +341,7 @@ def sha256_of_row(digest: str) -> str | None:
 
 def _rows(record: Path, site_packages: str) -> Iterator[Claim]:
     try:
-        for name, digest, _ in read_record(record.read_bytes()):
+        for name, digest, _ in read_record(regular(record).read_bytes()):
             path = posixpath.normpath(f"{site_packages}/{name}")
             if path.startswith("../") or posixpath.isabs(name):
                 continue  # outside the prefix, so not part of its audit
@@ -413,8 +416,8 @@ def check_removable(prefix: Path, names: Collection[str]) -> None:
         if distribution_name(info) in names and record.is_file():
             site_packages = info.parent.relative_to(prefix).as_posix()
             try:
-                rows = read_record(record.read_bytes())
-            except ValueError as error:
+                rows = read_record(regular(record).read_bytes())
+            except (OSError, ValueError) as error:
                 raise record_fault(record, prefix, str(error)) from error
             check_inside(prefix, (posixpath.join(site_packages, name) for name, _, _ in rows), f"`{record}`")
 

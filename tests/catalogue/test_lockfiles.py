@@ -258,6 +258,23 @@ def test_a_web_address_is_read_verified_and_never_written(
         assert {request.method for request in server.requests} == {"GET"}
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(("list",), "index.json"), (("pull", NAME), f"{NAME}.conda-lock.yml"), (("verify",), f"{NAME}.conda-lock.yml")],
+)
+def test_error_about_a_web_catalogue_names_its_url(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], name: str
+) -> None:
+    _run("publish", "--catalogue", str(tmp_path / "catalogue"))
+    (tmp_path / "catalogue" / name).write_text("[]")
+    capsys.readouterr()
+    with Loopback(tmp_path / "catalogue") as server:
+        assert main(["lockfiles", *command, "--catalogue", server.url]) == 1
+    printed = "".join(capsys.readouterr())
+    assert f"`{server.url}/{name}`" in printed
+    assert "envforge-catalogue-" not in printed
+
+
 def test_publishers_into_an_object_store_take_turns(home: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 

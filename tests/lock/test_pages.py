@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from packaging.markers import Marker
 from packaging.version import Version
 
-from envforge.base.net import Mirrors
+from envforge.base.net import Client, Mirrors
 from envforge.errors import EnvforgeError
-from envforge.lock.index import PlatformIndex, Sources, Target, Wanted
+from envforge.lock.index import LockTimeIndex, PlatformIndex, Sources, Target, Wanted
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads, IndexFile, parse_page
 from envforge.lock.plan import LARGEST_METADATA
@@ -25,14 +30,14 @@ LINUX = Target(platform="linux-64", python=Version("3.10.18"), virtual={"__glibc
 
 
 def test_a_page_gives_public_addresses_digests_and_metadata() -> None:
-    text = """<a href="/whl/cu118/torch-2.7.1%2Bcu118-cp310-cp310-linux_x86_64.whl#sha256=AB12"
+    text = f"""<a href="/whl/cu118/torch-2.7.1%2Bcu118-cp310-cp310-linux_x86_64.whl#sha256={"AB" * 32}"
         data-requires-python="&gt;=3.9" data-core-metadata="sha256=cd34">torch</a>
         <a href="https://download-r2.pytorch.org/whl/triton-3.3.1-py3-none-any.whl" data-yanked="">triton</a>"""
     assert parse_page(text, "text/html", f"{PUBLIC}/cu118/torch/") == (
         IndexFile(
             file_name="torch-2.7.1+cu118-cp310-cp310-linux_x86_64.whl",
             url=f"{PUBLIC}/cu118/torch-2.7.1%2Bcu118-cp310-cp310-linux_x86_64.whl",
-            digests=(("sha256", "ab12"),),
+            digests=(("sha256", "ab" * 32),),
             requires_python=">=3.9",
             has_metadata=True,
             metadata_sha256="cd34",
@@ -52,13 +57,39 @@ def test_a_page_gives_public_addresses_digests_and_metadata() -> None:
         ('<a href="http://[::1/torch-2.7.1-py3-none-any.whl">x</a>', "text/html"),
         ('<base href="http://[x"><a href="torch-2.7.1-py3-none-any.whl">x</a>', "text/html"),
         ('{"files": [{"url": "http://[x/y.whl"}]}', "application/json"),
-        ('{"files": [{"url": 3}]}', "application/json"),
-        ('{"files": [{"url": "x", "hashes": 3}]}', "application/json"),
+        *(
+            (json.dumps({"files": [{"url": "x.whl"} | changes]}), "application/json")
+            for changes in (
+                {"url": 3},
+                {"filename": ["a"]},
+                {"requires-python": 3},
+                {"requires-python": ">=3," * 60_000},
+                {"size": "abc"},
+                {"hashes": 3},
+                {"hashes": {"sha256": 3}},
+                {"hashes": {"sha256": "abc"}},
+                {"hashes": {"sha256": "../x"}},
+                {"core-metadata": [1]},
+                {"core-metadata": {"sha256": 3}},
+                {"filename": "x-1-" + "-".join([".".join(map(str, range(60)))] * 3) + ".whl"},
+            )
+        ),
+        ('{"files": [{}]}', "application/json"),
+        ('{"files": [' + '{"url": "x"},' * 50_000 + '{"url": "x"}]}', "application/json"),
+        ('{"files": [' + "{}," * 400_000 + "{}]}", "application/json"),
+        *((text * 400_000, "text/html") for text in ("<a href=x>", "<b>", "<a b=c ", "<!-->", "<base href=x>")),
     ],
+    ids=lambda text: text[:60],
 )
 def test_invalid_page_is_named(text: str, content_type: str) -> None:
     with pytest.raises(EnvforgeError, match=r"`https://index\.example/torch/` is not a page of a package index"):
         parse_page(text, content_type, "https://index.example/torch/")
+
+
+def test_largest_page_is_read() -> None:
+    fields = {"url": "x.whl", "hashes": {"sha256": "ab" * 32}, "requires-python": ">=3.10", "core-metadata": True}
+    page = {"files": [fields | {"filename": f"x-{number}-py3-none-any.whl"} for number in range(50_000)]}
+    assert len(parse_page(json.dumps(page), "application/json", "https://index.example/torch/")) == 50_000
 
 
 def test_moment_outside_the_calendar_is_unknown() -> None:
@@ -126,7 +157,7 @@ def test_metadata_of_a_server_without_ranges_comes_from_the_whole_file_and_is_ch
     with Loopback(torch_index().answer) as server:
         server.fail(path, Fault(no_ranges=True))
         downloads = Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr)
-        assert downloads.metadata(file) == VISION.metadata
+        assert downloads.metadata(file)["Name"] == "torchvision"
         wrong = IndexFile(file_name=file.file_name, url=url, digests=(("sha256", "ab" * 32),))
         with pytest.raises(EnvforgeError) as caught:
             downloads.metadata(wrong)
@@ -181,6 +212,62 @@ def test_metadata_is_read_up_to_the_limit(kind: str) -> None:
     assert caught.value.code == ("document-too-large" if kind in {"beside", "body"} else "bad-wheel")
 
 
+def test_unexpected_error_of_a_request_is_kept() -> None:
+    with LockTimeIndex({"linux-64": cast("PlatformIndex", object())}) as server:
+        with Client().send(f"{server.simple('linux-64')}/x/") as response:
+            assert response.status == 404
+        assert isinstance(server.fault, AttributeError)
+
+
+@contextmanager
+def _served(index: TorchIndex, records: Path) -> Iterator[PlatformIndex]:
+    solve = {"packages": [{"name": "python", "version": "3.10.18", "url": "", "depends": []}]}
+    (records / "solve.json").write_text(json.dumps(solve), encoding="utf-8")
+    with Loopback(index.answer) as server:
+        yield PlatformIndex(
+            wanted=Wanted(platform="linux-64", pip=(), virtual={"__glibc": "2.28"}, records=records),
+            sources=Sources(torch=(f"{PUBLIC}/cu130",), other=()),
+            downloads=Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr),
+            mapping=NameMapping.bundled(),
+        )
+
+
+@pytest.mark.parametrize("kind", ["shake_128", "md4", "sha3_256"])
+def test_only_digests_that_python_computes_are_compared(kind: str) -> None:
+    with Loopback(lambda _: Response(body=b"x")) as server:
+        file = IndexFile(file_name="x.whl", url=f"{server.url}/x.whl", digests=((kind, "aa"),))
+        if kind == "sha3_256":
+            with pytest.raises(EnvforgeError, match="checksum mismatch"):
+                Downloads(Mirrors(), repr).sha256(file)
+        else:
+            assert Downloads(Mirrors(), repr).sha256(file) == hashlib.sha256(b"x").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Requires-Dist: \xff",
+        b"Requires-Dist: x; " + b"(" * 5000 + b"os_name == 'a'" + b")" * 5000,
+        b"Requires-Dist: x; " + b" or ".join(b"extra == '%d'" % number for number in range(101)),
+        b"Requires-Dist: x" + b">=1," * 60_000,
+        b"Requires-Dist: x\n" * 20_000,
+        b"Requires-Python: " + b">=1," * 60_000,
+    ],
+    ids=lambda line: line[:40],
+)
+def test_invalid_requirement_of_a_wheel_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
+    index = TorchIndex()
+    index.add("cu130", replace(wheel("cuda-toolkit", "1.0"), metadata=line + b"\n\n"))
+    with _served(index, tmp_path) as served:
+        assert served.page("cuda-toolkit") is not None
+        with pytest.raises(
+            EnvforgeError, match=r"`https://download\.pytorch\.org/whl/cu130/cuda_toolkit-1\.0-py3"
+        ) as caught:
+            served.metadata(next(iter(served.offers)))
+    assert caught.value.code == "bad-wheel"
+    assert len(caught.value.message) < 500
+
+
 def test_metadata_is_served_with_its_markers_decided(tmp_path: Path) -> None:
     """conda-lock's Poetry does not know the machine of a marker, and never ends on those of ``cuda-toolkit``."""
     toolkit = wheel(
@@ -194,16 +281,7 @@ def test_metadata_is_served_with_its_markers_decided(tmp_path: Path) -> None:
     )
     index = TorchIndex()
     index.add("cu130", toolkit)
-    solve = {"packages": [{"name": "python", "version": "3.10.18", "url": "", "depends": []}]}
-    (tmp_path / "solve.json").write_text(json.dumps(solve), encoding="utf-8")
-    with Loopback(index.answer) as server:
-        downloads = Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr)
-        served = PlatformIndex(
-            wanted=Wanted(platform="linux-64", pip=(), virtual={"__glibc": "2.28"}, records=tmp_path),
-            sources=Sources(torch=(f"{PUBLIC}/cu130",), other=()),
-            downloads=downloads,
-            mapping=NameMapping.bundled(),
-        )
+    with _served(index, tmp_path) as served:
         assert served.page("numpy") is None
         assert served.page("cuda-toolkit") is not None
         (token,) = served.offers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,26 @@ def test_extra_index_of_the_user_is_read(world: World, monkeypatch: pytest.Monke
         assert world.package("helper").url == f"{default.url}/files/{HELPER.file_name}"
     unused = f"the package index `file:///nowhere` (configured in {settings}) is not used, because other machines can't"
     assert [line[: len(unused)] for line in report.warnings] == ([unused] if variable == "pip.conf" else [])
+
+
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        (wheel("wanted", "1.0", tag="cp39-cp39-manylinux_2_17_x86_64"), "has wheels for linux-64 only for cp39"),
+        (replace(WANTED, file_name="wanted-1.2.tar.gz"), "has only source distributions"),
+    ],
+)
+def test_package_that_an_index_lists_is_not_taken_from_a_later_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, listed: Wheel, why: str
+) -> None:
+    with registry(HELPER, WANTED) as public, registry(listed) as own:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{public.url}/simple")
+        world.write(
+            environment_text(pip=("torch==2.7.1+cu118", "wanted"), indexes=(f"{PUBLIC}/cu118", f"{own.url}/simple"))
+        )
+        with pytest.raises(EnvforgeError, match=rf"`{own.url}/simple/wanted/` {why}"):
+            world.lock()
+        assert "/simple/wanted/" not in public.paths()
 
 
 def direct(one: Wheel, extra: str = "") -> str:

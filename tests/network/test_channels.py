@@ -90,7 +90,7 @@ def test_pypi_serves_metadata_beside_its_wheels(downloads: Downloads) -> None:
     wheels = [file for file in downloads.page(index, "filelock").files if file.file_name.endswith(".whl")]
     newest = wheels[-1]
     assert newest.sha256 is not None
-    assert b"Name: filelock" in downloads.metadata(newest)
+    assert downloads.metadata(newest)["Name"] == "filelock"
 
 
 def test_published_wheel_has_the_sha256_that_pypi_states(downloads: Downloads) -> None:

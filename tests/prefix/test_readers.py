@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from envforge.prefix.activation import variables
 from envforge.prefix.audit_files import hash_files
 from envforge.prefix.bundle import read_bundle
 from envforge.prefix.conda_packages import read_records
-from envforge.prefix.installed import editable_installs, pip_installed, read_conda, read_distributions
+from envforge.prefix.installed import check_removable, editable_installs, pip_installed, read_conda, read_distributions
 from envforge.prefix.journal import read_journal
 from envforge.prefix.kernel import _owner
 from envforge.prefix.values import Silent
@@ -87,6 +88,17 @@ def _read(path: Path, prefix: Path, data: bytes | None) -> None:
 def test_reader_is_total_for_known_faults(tmp_path: Path, name: str) -> None:
     for data in (*NASTY, None):
         _read(tmp_path / name, tmp_path, data)
+
+
+@pytest.mark.parametrize("text", [b"a,,\n" * 500_001, (b"a" * 100_000 + b"\n") * 641], ids=len)
+def test_huge_record_of_a_wheel_is_an_error_that_names_it(tmp_path: Path, text: bytes) -> None:
+    record = tmp_path / INFO / "RECORD"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(text)
+    for read in (_distributions, lambda prefix: check_removable(prefix, {"x"})):
+        with pytest.raises(EnvforgeError, match=re.escape(str(record))) as caught:
+            read(tmp_path)
+        assert caught.value.code == "record-damaged"
 
 
 @pytest.mark.parametrize("name", READERS)

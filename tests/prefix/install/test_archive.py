@@ -225,7 +225,13 @@ ATTACKS: dict[str, list[Member]] = {
     "listed metadata": [_index(), _member(LIST, _listed("info/about.json")), _member("info/about.json", b"{}")],
     "list of a missing directory": [_index(), _member(LIST, _listed("data/new", kind="directory"))],
     "list of a directory in it": [_index(), _member(LIST, _listed("d", kind="directory")), _member("d/a")],
-    "slash at the end": [_index(), _member(LIST, _listed("a/")), _member("a")],
+    **{
+        f"list of a as {text!r}": [_index(), _member(LIST, _listed("x").replace(b'"x"', text)), _member("a")]
+        for text in (rb'"a/"', rb'"a\/"', rb'"a\u002f"', rb'"\u0061/"', rb'"a/."', rb'"./a"', rb'"a//"')
+    },
+    "slash at the end in an array": [_index(), _member(LIST, b'[[["a/", "hardlink"]], 1]'), _member("a")],
+    "slash at the end in the older list": [_index(), _member("info/files", b"a/\n"), _member("a")],
+    "link as a file": [_index(), _member(LIST, _listed("a", "b")), _symlink("a", "b"), _member("b")],
     **{
         f"placeholder {text!r} {mode}": [_index(), _member(LIST, _holds(text, mode)), _member("a", data)]
         for text, mode, data in [

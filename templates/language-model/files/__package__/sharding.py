@@ -18,7 +18,7 @@ from torch import nn
 
 from .engine import compat, distributed
 from .engine.device import Precision
-from .engine.errors import Hint, ProjectError
+from .engine.errors import ProjectError
 
 SMALLEST = 2048
 
@@ -37,8 +37,7 @@ def convert(model: nn.Module) -> int:
     if count == 0:
         raise ProjectError(
             f"fp8 requires linear layers of {SMALLEST} or more features, and this model has none",
-            hint="to use bf16 instead",
-            option="--precision bf16",
+            hint="to use bf16 instead, pass `--precision bf16`",
         )
     try:
         float8: Any = importlib.import_module("torchao.float8")
@@ -46,8 +45,8 @@ def convert(model: nn.Module) -> int:
         raise ProjectError(
             f"fp8 requires torchao: {error}",
             hint=(
-                Hint("to add it to the environment", command="envforge add --pip torchao && envforge install"),
-                Hint("to use bf16 instead", option="--precision bf16"),
+                "to add it to the environment, run `envforge add --pip torchao && envforge install`",
+                "to use bf16 instead, pass `--precision bf16`",
             ),
         ) from error
     float8.convert_to_float8_training(model, module_filter_fn=lambda module, name: is_large(module))
@@ -62,16 +61,14 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -
             hint="to train without it, omit `--fsdp`",
         )
     if not distributed.joined():  # a single process of torchrun can shard, too, to try it out on one GPU
+        command = f"torchrun --nproc-per-node 2 -m {__package__}.train {shlex.join(sys.argv[1:])}".strip()
         raise ProjectError(
-            "sharding requires processes that torchrun started",
-            hint="to start two processes",
-            command=f"torchrun --nproc-per-node 2 -m {__package__}.train {shlex.join(sys.argv[1:])}".strip(),
+            "sharding requires processes that torchrun started", hint=f"to start two processes, run `{command}`"
         )
     if precision.scaled:
         raise ProjectError(
             "sharding doesn't support fp16 with loss scaling",
-            hint="to train without loss scaling",
-            option="--precision bf16",
+            hint="to train without loss scaling, pass `--precision bf16`",
         )
     fully_shard, policy_type = _fsdp2()
     policy = policy_type(param_dtype=precision.dtype, reduce_dtype=torch.float32)

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from . import compat
-from .errors import PACKAGE, DiskError, Hint, ProjectError, naming
+from .errors import PACKAGE, DiskError, ProjectError, naming
 from .options import from_echo
 
 Config = TypeVar("Config")
 
 FORMAT = 3
 BEST, LAST, MODEL = "best.pt", "last.pt", "model.pt"
-OTHER_RUN = Hint("to start another run", option="--run-dir runs/NAME")
+OTHER_RUN = "to start another run, pass `--run-dir runs/NAME`"
 
 
 class Checkpoints:
@@ -45,10 +45,8 @@ class Checkpoints:
             write_aside(path, lambda file: torch.save({"format": FORMAT, **state}, file))
             write_text(_mark(path), f"{_sha256(path)}\n")
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise DiskError(
-                f"cannot write the checkpoint `{path}`: {error}",
-                hint="free some disk space, and check that the directory is still writable",
-            ) from error
+            hint = "free some disk space, and check that the directory is still writable"
+            raise DiskError(f"cannot write the checkpoint `{path}`: {error}", hint=hint) from error
         for old in self.complete()[: -self.keep]:
             _mark(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
@@ -82,7 +80,7 @@ class Checkpoints:
             hashes = f"expected sha256 {wanted[:12]}…, found {actual[:12]}…"
             say(f"checkpoint `{path}` is corrupt ({hashes}): using the previous one")
         if found:
-            raise ProjectError(f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)", hint=[OTHER_RUN])
+            raise ProjectError(f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)", hint=OTHER_RUN)
         return None
 
 
@@ -99,7 +97,7 @@ def load(path: Path) -> dict[str, Any]:
         age = "a newer version" if found > FORMAT else "an older version"
         raise ProjectError(
             f"`{path}` was written by {age} of this code: expected format {FORMAT}, found {found}",
-            hint=(Hint("to read it, check out the version of the project that wrote it"), OTHER_RUN),
+            hint=("to read it, check out the version of the project that wrote it", OTHER_RUN),
         )
     return state
 
@@ -107,12 +105,12 @@ def load(path: Path) -> dict[str, Any]:
 def load_model(run: Path) -> dict[str, Any]:
     """Return ``model``, ``config``, and ``about`` of a run or of a file; averaged weights if there are any."""
     files = (run / MODEL, run / "checkpoints" / LAST) if run.is_dir() else (run,)
-    path = next((path for path in files if path.is_file()), None)
-    if path is None:
-        command = f"python -m {PACKAGE}.train"
-        raise ProjectError(f"there is no trained model at `{files[0]}`", hint="to train one", command=command)
-    state = load(path)
-    return {**state, "model": {**state["model"], **state.get("ema", {})}}
+    for path in files:
+        if path.is_file():
+            state = load(path)
+            return {**state, "model": {**state["model"], **state.get("ema", {})}}
+    hint = f"to train one, run `python -m {PACKAGE}.train`"
+    raise ProjectError(f"there is no trained model at `{files[0]}`", hint=hint)
 
 
 def restore(
@@ -162,16 +160,16 @@ def make_run_dir(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         message = f"cannot {deed} the run directory `{folder}`: {error.strerror or error}"
-        raise ProjectError(message, hint="to use another directory", option="--run-dir runs/NAME") from error
+        raise ProjectError(message, hint="to use another directory, pass `--run-dir runs/NAME`") from error
 
 
 def random_state(*, cuda: bool = True) -> dict[str, Any]:
     """Return the state of every global random generator, in types that ``weights_only`` loading accepts."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    name, keys, *rest = numpy.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "numpy": [str(name), [int(key) for key in keys], *rest],
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if cuda and torch.cuda.is_initialized() else [],
     }
@@ -180,8 +178,7 @@ def random_state(*, cuda: bool = True) -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+    numpy.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][0])

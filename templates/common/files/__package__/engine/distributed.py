@@ -37,11 +37,9 @@ def join(device_request: str) -> None:
     if on_gpu:
         local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= found:
-            raise ProjectError(
-                f"no GPU for process {local} of this machine: torch finds {found}",
-                hint="to start one process per GPU",
-                command=f"torchrun --nproc-per-node {found} -m {PACKAGE}.train",
-            )
+            command = f"torchrun --nproc-per-node {found} -m {PACKAGE}.train"
+            message = f"no GPU for process {local} of this machine: torch finds {found}"
+            raise ProjectError(message, hint=f"to start one process per GPU, run `{command}`")
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     _control[:] = [dist.new_group(backend="gloo")]
@@ -130,36 +128,28 @@ def wrap(model: nn.Module, device: torch.device, *, find_unused: bool) -> nn.Mod
     """Return the model to call in training; its backward pass averages the gradients over all ranks."""
     if ranks() == 1 or is_sharded(model):
         return model
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=device_ids, find_unused_parameters=find_unused, **compat.buffers_left_alone()
-    )
+    settings = {"find_unused_parameters": find_unused, **compat.buffers_left_alone()}
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None, **settings)
 
 
 @contextlib.contextmanager
 def without_sync(model: Any) -> Iterator[None]:
     """While entered, gradients aren't exchanged: for all micro-batches of a step but the last."""
-    if isinstance(model, DistributedDataParallel):
-        with model.no_sync():
-            yield
-    elif is_sharded(model):
+    if is_sharded(model):
         model.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            model.set_requires_gradient_sync(True)
-    else:
+    with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
         yield
+    if is_sharded(model):
+        model.set_requires_gradient_sync(True)
 
 
 def is_sharded(model: nn.Module) -> bool:
     return hasattr(model, "set_requires_gradient_sync")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """Return the complete tensor, gathered from the shards of all ranks if it is sharded."""
-    gather_shards = getattr(tensor, "full_tensor", None)
-    return tensor if gather_shards is None else gather_shards()
+    return cast(Tensor, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -173,11 +163,11 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str,
 
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
     """Load what ``state`` returned."""
-    if not is_sharded(model):
+    if is_sharded(model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+        options = StateDictOptions(full_state_dict=True)
+        set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer, options=options)
+    else:
         model.load_state_dict(of_model)
         optimizer.load_state_dict(of_optimizer)
-        return
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-    options = StateDictOptions(full_state_dict=True)
-    set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer, options=options)

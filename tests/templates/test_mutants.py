@@ -159,8 +159,8 @@ FAULTS = (
         "learning_rate(self.amp.started,",
         f"{LOOP}::test_the_learning_rate_waits_while_steps_are_skipped",
     ),
-    Fault("skipped steps in the mean loss", "engine/log", "losses[torch.isfinite(losses)]", "losses", LOG),
-    Fault("mean loss not restored", "engine/run", 'self.mean_loss.load_state(state["mean_loss"])', "pass", RESUME),
+    Fault("skipped steps in the mean loss", "engine/log", "values[torch.isfinite(values)]", "values", LOG),
+    Fault("mean loss not restored", "engine/run", 'self.unread = list(state["mean_loss"]', '_ = list(state["mean_loss"]', RESUME),
     Fault("lines repeated after resuming", "engine/log", "<= resumed_at]", "<= 10**9]", LOG),
     Fault("NaN in the lines", "engine/log", "**values, **nulls", "**values", LOG),
     Fault(
@@ -333,7 +333,7 @@ FAULTS = (
         f"{LOOP}::test_the_loop_hands_its_options_to_the_scaler",
     ),
     Fault(
-        "bad data not named", "engine/amp", "if is_data else", "if False else", f"{LOOP}::test_data_that_is_not_finite_is_named"
+        "bad data not named", "engine/amp", "if is_sound else", "if True else", f"{LOOP}::test_data_that_is_not_finite_is_named"
     ),
     Fault("not compiled", "engine/run", "if config.compile else wrapped", "if False else wrapped", COMPILED),
     Fault(

@@ -116,7 +116,7 @@ LIES = (
     ),
     Lie(
         "validation of other labels",
-        "engine/metrics",
+        "scores",
         "torch.bincount(labels * count",
         "torch.bincount((9 - labels) * count",
         "metric-not-reached",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .engine import compat, distributed
+from .engine import compat
 from .engine.device import Precision
 from .engine.errors import ProjectError
 
@@ -60,7 +60,7 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -
             f"sharding requires torch 2.4 or later, found {torch.__version__}",
             hint="to train without it, omit `--fsdp`",
         )
-    if not distributed.joined():  # a single process of torchrun can shard, too, to try it out on one GPU
+    if not torch.distributed.is_initialized():  # a single process of torchrun can shard, too, to try it out on one GPU
         command = f"torchrun --nproc-per-node 2 -m {__package__}.train {shlex.join(sys.argv[1:])}".strip()
         raise ProjectError(
             "sharding requires processes that torchrun started", hint=f"to start two processes, run `{command}`"

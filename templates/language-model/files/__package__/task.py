@@ -17,7 +17,7 @@ from .engine import distributed, run
 from .engine.amp import Batch
 from .engine.checkpoint import write_text
 from .engine.device import Precision
-from .engine.metrics import Metric
+from .engine.run import Metric
 from .engine.smoke import Limits
 from .model import GPT
 from .predict import generate

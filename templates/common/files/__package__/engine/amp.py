@@ -100,17 +100,12 @@ class Amp:
         return mean_loss
 
     def scale(self) -> float:
-        """Return the loss scale, 1.0 without loss scaling; raise if it is smaller, because gradients then vanish.
-
-        Waits for the device, so call it only when logging.
-        """
+        """Return the loss scale, 1.0 if there is none; raise if it is smaller. Waits for the device."""
         scale = float(self._scaler.get_scale())
         if scale < 1.0:
-            raise ProjectError(
-                f"the loss scale is {scale:g} (below 1) after {self.started} steps, because gradients keep "
-                f"overflowing fp16{self._culprit()}",
-                hint=(LOWER_RATE, "to train without loss scaling, pass `--precision fp32`"),
-            )
+            why = f"gradients keep overflowing fp16, and then vanish{self._culprit()}"
+            hint = (LOWER_RATE, "to train without loss scaling, pass `--precision fp32`")
+            raise ProjectError(f"the loss scale is {scale:g} (below 1) after {self.started} steps: {why}", hint=hint)
         return scale
 
     def state(self) -> dict[str, Any]:
@@ -152,12 +147,12 @@ class Amp:
         self.skipped += is_bad
         self.skipped_in_row = self.skipped_in_row + 1 if is_bad else 0
         if self.skipped_in_row >= self.max_skips:
-            data = (tensor for batch in batches for tensor in batch if isinstance(tensor, Tensor))
-            is_data = not all(bool(torch.isfinite(tensor).all()) for tensor in data)
+            tensors = (tensor for batch in batches for tensor in batch if isinstance(tensor, Tensor))
+            is_sound = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+            data = "" if is_sound else "; the data contain values that are not finite"
             raise ProjectError(
                 f"{self.skipped_in_row} steps in a row were skipped because loss or gradients were not finite; "
-                f"at step {self.started} the loss is {float(loss):g}{self._culprit()}"
-                f"{'; the data contain values that are not finite' if is_data else ''}",
+                f"at step {self.started} the loss is {float(loss):g}{self._culprit()}{data}",
                 hint=(LOWER_RATE, "to compare with full precision, pass `--precision fp32`"),
             )
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from . import compat
-from .errors import PACKAGE, DiskError, ProjectError, naming
+from .errors import CONTINUE, PACKAGE, ProjectError, naming
 from .options import from_echo
 
 Config = TypeVar("Config")
@@ -45,8 +45,8 @@ class Checkpoints:
             write_aside(path, lambda file: torch.save({"format": FORMAT, **state}, file))
             write_text(_mark(path), f"{_sha256(path)}\n")
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            hint = "free some disk space, and check that the directory is still writable"
-            raise DiskError(f"cannot write the checkpoint `{path}`: {error}", hint=hint) from error
+            hint = f"free some disk space, and check that the directory is still writable{CONTINUE}"
+            raise ProjectError(f"cannot write the checkpoint `{path}`: {error}", hint=hint) from error
         for old in self.complete()[: -self.keep]:
             _mark(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
@@ -55,16 +55,13 @@ class Checkpoints:
 
     def keep_as(self, path: Path, name: str) -> None:
         """Give the checkpoint at ``path``, which may be deleted later, a second name."""
-        kept = self.folder / name
-        _mark(kept).unlink(missing_ok=True)
-        for source, target in ((path, kept), (_mark(path), _mark(kept))):
-            aside = _aside(target)
-            aside.unlink(missing_ok=True)
-            try:
-                os.link(source, aside)
-            except OSError:  # the file system has no hard links
-                shutil.copyfile(source, aside)
-            os.replace(aside, target)
+        aside = _aside(self.folder / name)
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:  # the file system has no hard links
+            shutil.copyfile(path, aside)
+        os.replace(aside, self.folder / name)
 
     def complete(self) -> list[Path]:
         """Return the checkpoints that have a checksum, oldest first."""
@@ -94,11 +91,9 @@ def load(path: Path) -> dict[str, Any]:
         raise ProjectError(f"cannot read `{path}`: {str(error).splitlines()[0]}") from error
     found = state.get("format", 0) if isinstance(state, dict) else 0
     if found != FORMAT:
-        age = "a newer version" if found > FORMAT else "an older version"
-        raise ProjectError(
-            f"`{path}` was written by {age} of this code: expected format {FORMAT}, found {found}",
-            hint=("to read it, check out the version of the project that wrote it", OTHER_RUN),
-        )
+        age = f"{'a newer' if found > FORMAT else 'an older'} version of this code: expected format {FORMAT}"
+        hint = ("to read it, check out the version of the project that wrote it", OTHER_RUN)
+        raise ProjectError(f"`{path}` was written by {age}, found {found}", hint=hint)
     return state
 
 

@@ -56,11 +56,6 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def joined() -> bool:
-    """Return whether torchrun started this process, also if it is the only one."""
-    return bool(_control)
-
-
 def rank() -> int:
     return dist.get_rank() if _control else 0
 
@@ -85,11 +80,10 @@ def total(sums: Tensor) -> list[float]:
 
 def sum_of(value: float | Tensor, device: torch.device) -> float | Tensor:
     """Return the sum of the ``value`` of all ranks; with several, it stays on the device."""
-    if not _control:
-        return value
-    tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=device)
-    dist.all_reduce(tensor)
-    return tensor
+    if _control:
+        value = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=device)
+        dist.all_reduce(value)
+    return value
 
 
 def average(tensor: Tensor) -> None:
@@ -99,21 +93,21 @@ def average(tensor: Tensor) -> None:
         tensor /= ranks()
 
 
+def largest(value: int) -> int:
+    """Return the largest value of all ranks, the same on every rank."""
+    if _control:
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_control[0])
+        value = int(tensor)
+    return value
+
+
 def gather(value: Any) -> list[Any]:
     """Return the plain values of all ranks, in order of rank."""
     values = [value] * ranks()
     if _control:
         dist.all_gather_object(values, value, group=_control[0])
     return values
-
-
-def largest(value: int) -> int:
-    """Return the largest value of all ranks, the same on every rank."""
-    if not _control:
-        return value
-    tensor = torch.tensor(value)
-    dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_control[0])
-    return int(tensor)
 
 
 def from_first(value: Any) -> Any:

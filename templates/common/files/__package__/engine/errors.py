@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = __package__.rpartition(".")[0]
+CONTINUE = "; to continue from the last checkpoint, pass `--resume`"
 
 
 class ProjectError(Exception):
@@ -33,10 +34,6 @@ class UnsupportedError(ProjectError):
     """This machine doesn't support the requested precision or compilation."""
 
 
-class DiskError(ProjectError):
-    """A file of the run cannot be written; the run can be resumed afterwards."""
-
-
 def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
     """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C.
 
@@ -49,25 +46,23 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
         finally:
             print(end="", flush=True)  # here, so that an error of stdout is reported
     except (ProjectError, OSError) as error:
-        failure = error if isinstance(error, ProjectError) else _failure(error)
+        failure = error if isinstance(error, ProjectError) else _failure(error, CONTINUE if resumable else "")
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all ranks
             print("interrupted", file=sys.stderr)
         return 130
-    if resumable and isinstance(failure, DiskError):
-        failure.hint += "; to continue from the last checkpoint, pass `--resume`"
     print(f"error: {failure}", file=sys.stderr)
     return 1
 
 
-def _failure(error: OSError) -> ProjectError:
+def _failure(error: OSError, more: str) -> ProjectError:
     """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE) and not error.filename:  # files are named
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left in the buffer when it exits
         return ProjectError(f"cannot write to stdout: {reason}", hint="redirect stdout to a file on a disk with space")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskError(f"cannot write `{error.filename}`: {reason}", hint="free some disk space")
+        return ProjectError(f"cannot write `{error.filename}`: {reason}", hint=f"free some disk space{more}")
     if isinstance(error, FileNotFoundError) and error.filename is None:  # from tempfile
         return ProjectError(reason, hint="set the variable TMPDIR to a directory on a disk with space")
     if error.filename is None or isinstance(error, FileNotFoundError):

@@ -87,31 +87,10 @@ def weights_and_biases(run_dir: Path, resumed_at: int | None) -> tuple[Report, C
     return run.log, run.finish
 
 
-class MeanLoss:
-    """The mean loss since the last reading, without skipped steps. Nothing is computed before it is read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._losses: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        self._losses.append(loss)
-
-    def read(self) -> float:
-        """Return the mean and start again. Waits for the device."""
-        mean, self._losses = self.peek(), []
-        return mean
-
-    def peek(self) -> float:
-        """Return the mean, NaN if there is none, and keep the losses. Waits for the device."""
-        losses = self.state()
-        return float(losses[torch.isfinite(losses)].mean())
-
-    def state(self) -> Tensor:
-        return torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
-
-    def load_state(self, state: Tensor) -> None:
-        self._losses = list(state.to(self._device))
+def mean_of(losses: list[Tensor]) -> float:
+    """Return the mean of those that are finite, because others belong to skipped steps; NaN if there is none."""
+    values = torch.stack(losses).cpu() if losses else torch.zeros(0)  # waits for the device
+    return float(values[torch.isfinite(values)].mean())
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -188,6 +167,7 @@ def draw_curves(run_dir: Path) -> str:
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what a run was made with as plain values, to compare it with another run and to reproduce it."""
     cuda, lockfile = device.type == "cuda", installed_lockfile(PROJECT, Path(sys.prefix))
+    has_nccl = cuda and dist.is_available() and dist.is_nccl_available()
     return {
         "fp32_matmul": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -197,7 +177,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda and dist.is_nccl_available() else None,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None,
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "capability": torch.cuda.get_device_capability(device) if cuda else None,
         "lockfile": lockfile.relative_to(PROJECT).as_posix() if lockfile else None,

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 Config = TypeVar("Config")
 Resume = Literal["same", "changes", "free"]
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 
 def option(
@@ -41,9 +42,7 @@ def option(
 class TrainOptions:
     """The options of every training; a project's ``Config`` adds its own."""
 
-    run_dir: Path = option(
-        Path("runs/default"), "Write checkpoints, metrics, and curves into this directory.", resume="free"
-    )
+    run_dir: Path = option(Path("runs/default"), "Write checkpoints, metrics, and curves here.", resume="free")
     resume: str = option("", "Continue from this checkpoint, or without a value from the newest.", resume="free")
     init_from: Path | None = option(None, "Start with the weights of this run or file.", resume="free")
     freeze: str = option("", "Don't train these parts, such as stem,stages.0; backbone for all but the head.")
@@ -57,21 +56,16 @@ class TrainOptions:
     weight_decay: float = option(0.05, "Decay weights, but not biases and norms.")
     clip_grad: float = option(1.0, "Clip gradients to this norm; 0 for no clipping.", least=0)
     ema_decay: float = option(
-        0.0, "Evaluate a moving average of the weights with this decay, such as 0.999; 0: none.", least=0
+        0.0, "Evaluate averages of the weights with this decay, such as 0.999; 0 for none.", least=0
     )
     eval_every: int = option(0, "Evaluate after this many steps; 0 for the end of each epoch.", least=0)
     eval_metric: str = option("", "Select the best checkpoint by this value of the evaluation.")
     patience: int = option(0, "Stop after this many evaluations without a better value; 0 for never.", least=0)
     device: str = option("auto", "Train on auto, cpu, cuda, cuda:1, or mps.", resume="free")
-    precision: str = option(
-        "auto",
-        "Compute in this precision; auto depends on the device.",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
-        resume="free",
-    )
+    precision: str = option("auto", "Compute in this precision.", choices=PRECISIONS, resume="free")
     init_scale: float = option(2.0**16, "Start with this loss scale (fp16 only).", least=1)
     growth_interval: int = option(
-        2000, "Double the loss scale after this many steps without overflow (fp16 only).", least=1
+        2000, "Double the loss scale after this many steps of finite gradients (fp16).", least=1
     )
     max_skips: int = option(20, "Stop after this many consecutive steps that are not finite.", resume="free", least=1)
     detect_anomaly: bool = option(False, "Report the operation whose gradient is NaN first (slow).", resume="free")
@@ -83,9 +77,7 @@ class TrainOptions:
     threads: int = option(0, "Compute with this many CPU threads; 0 for as many as are usable.", least=0)
     workers: int = option(-1, "Load data in this many processes; -1 for automatic.", resume="free")
     log_every: int = option(10, "Write a line to metrics.jsonl after this many steps.", resume="free", least=1)
-    save_every: int = option(
-        500, "Save a checkpoint after this many steps, and after each epoch.", resume="free", least=1
-    )
+    save_every: int = option(500, "Save a checkpoint after this many steps, and each epoch.", resume="free", least=1)
     keep: int = option(3, "Keep this many checkpoints in addition to the best one.", resume="free", least=1)
     report_to: str = option("", "Also report to tensorboard, wandb, or both: a,b.", resume="free")
     control: bool = option(False, "Train on shuffled answers, as the control that must not learn.", resume="same")
@@ -154,8 +146,7 @@ def parse(config: type[Config], arguments: Sequence[str] | None, *, program: str
     if file := parser.parse_args(arguments).config:
         arguments = [*read_config(file, config, parser), *arguments]
     values = vars(parser.parse_args(arguments))
-    del values["config"]
-    return config_of(config, values, parser)
+    return config_of(config, {name: value for name, value in values.items() if name != "config"}, parser)
 
 
 def config_of(config: type[Config], values: dict[str, Any], parser: argparse.ArgumentParser) -> Config:

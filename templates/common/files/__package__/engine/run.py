@@ -32,22 +32,44 @@ from .checkpoint import OTHER_RUN, Checkpoints, random_state, seed_everything, s
 from .device import Precision, nvidia_signs, usable_cpus
 from .errors import ProjectError
 from .loader import Control, Data, Order, in_order, make_loader, read
-from .metrics import Metric
 from .options import TrainOptions, as_option, config_text, echo, words
 
 Say = Callable[[str], None]
 LINE_EVERY_S = 10.0
 GIB = 2**30
+LOWER_IS_BETTER = ("loss", "rmse", "bits_per_byte")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The value of an evaluation that selects the best checkpoint and decides the smoke test."""
+
+    name: str
+    higher_is_better: bool = True
+
+    @classmethod
+    def named(cls, name: str) -> Metric:
+        return cls(name, name not in LOWER_IS_BETTER)
+
+    def reaches(self, value: float, bound: float) -> bool:
+        """Return whether ``value`` is at least as good as ``bound``; NaN never is."""
+        return value >= bound if self.higher_is_better else value <= bound
+
+    def stays_short(self, value: float, bound: float) -> bool:
+        """Return whether ``value`` is no better than ``bound``."""
+        return value <= bound if self.higher_is_better else value >= bound
+
+    def in_words(self, *, reach: bool) -> str:
+        return "at least" if self.higher_is_better == reach else "at most"
 
 
 class Task:
     """What a project learns; ``task.py`` extends it.
 
-    ``loss(model, batch)`` is the mean loss over what counts in a batch, and ``weight(batch)`` how much that is:
-    samples, or the pixels or tokens that are not ignored. ``evaluate(model, batches)`` is called without gradients, in
-    evaluation mode and autocast, on every rank with its share; ``distributed.total`` adds up the shares. ``show`` is
-    called once at the end, on the first rank with its share: it writes pictures into the directory, and returns lines
-    to print.
+    ``loss`` is the mean over what counts in a batch, and ``weight`` how much that is: samples, or the pixels or tokens
+    that are not ignored. ``evaluate`` is called without gradients, in evaluation mode and autocast, on every rank with
+    its share; ``distributed.total`` adds up the shares. ``show`` is called once at the end on the first rank: it writes
+    pictures into the directory, and returns lines to print.
     """
 
     metric = Metric.named("loss")
@@ -117,7 +139,7 @@ class Training:
         self.loader = make_loader(data, self.train_data, self.order, device, workers)
         draws = in_order(len(cast(Any, data.validation)), config.batch_size)
         self.validation_loader = make_loader(data, data.validation, draws, device, workers)
-        self.mean_loss = log.MeanLoss(device)
+        self.unread: list[Tensor] = []  # the losses of steps since the last line of the log
         seed_everything(config.seed + rank)  # the models are equal; from here on, each rank draws its own
 
     @property
@@ -203,7 +225,7 @@ class Training:
             "epoch": self.order.epoch,
             "position": self.order.position,
             "step": self.step,
-            "mean_loss": self.mean_loss.state(),
+            "mean_loss": torch.stack(self.unread).cpu() if self.unread else torch.zeros(0),
             "ema": self.ema.state() if self.ema is not None else {},
             "best": self.best,
             "worse": self.worse,
@@ -222,7 +244,7 @@ class Training:
         self.amp.load_state(state["amp"])
         self.order.epoch, self.order.position = state["epoch"], state["position"]
         self.step, self.best, self.worse = state["step"], state["best"], state["worse"]
-        self.mean_loss.load_state(state["mean_loss"])
+        self.unread = list(state["mean_loss"].to(self.device))
         if self.ema is not None:
             self.ema.model.load_state_dict({**state["model"], **state["ema"]})
         if len(state["random"]) == distributed.ranks():
@@ -319,7 +341,7 @@ class Run:
     def stepped(self, loss: Tensor) -> None:
         """Log the step that was made, where due; all ranks agree on a signal."""
         training = self.training
-        training.mean_loss.add(loss)
+        training.unread.append(loss)
         self._signal.agree()
         if self._trace is not None:
             self._trace.step()
@@ -372,8 +394,7 @@ class Run:
             self.say(f"{stopped_by}: saved after step {training.step}; to continue, pass `--resume`")
         else:
             self.evaluation = self.evaluation or training.evaluate()
-            if self._metrics is not None:
-                self._metrics.write("finished", training.step, state_hash=state_hash, skipped=training.amp.skipped)
+            self._write("finished", {"state_hash": state_hash, "skipped": training.amp.skipped})
             self._write_run_json(state_hash=state_hash, evaluation=self.evaluation)
             if draw and distributed.rank() == 0:
                 for line in (*training.show(), log.draw_curves(self.config.run_dir)):
@@ -403,9 +424,8 @@ class Run:
         run_dir, request, training = self.config.run_dir, self.config.resume, self.training
         if not request:
             if self._checkpoints.complete():
-                raise ProjectError(
-                    f"`{run_dir}` already contains a run", hint=("to continue it, pass `--resume`", OTHER_RUN)
-                )
+                hint = ("to continue it, pass `--resume`", OTHER_RUN)
+                raise ProjectError(f"`{run_dir}` already contains a run", hint=hint)
             return None
         state = None
         if distributed.rank() == 0:
@@ -428,15 +448,15 @@ class Run:
         training, now = self.training, time.perf_counter()
         self._last_line = now
         seconds = (now - self._start) / (training.step - self._first_step) * (self._total - training.step)
-        loss = training.mean_loss.peek()
-        loss = self.losses[-1] if math.isnan(loss) and self.losses else loss
+        loss = log.mean_of(training.unread) if training.unread or not self.losses else self.losses[-1]
         left = tqdm.format_interval(seconds)
         print(f"{self._place()}  loss {loss:.4f}  about {left} left", file=sys.stderr, flush=True)
 
     def _log(self) -> None:
         """Record one line of measurements; this waits for the device."""
         training, now = self.training, time.perf_counter()
-        loss, unit = training.mean_loss.read(), training.task.unit
+        loss, unit = log.mean_of(training.unread), training.task.unit
+        training.unread = []
         speed = (training.samples - self._samples) * training.task.units_per_sample / (now - self._time)
         self._samples, self._time = training.samples, now
         self.losses.append(loss)
@@ -455,7 +475,7 @@ class Run:
         self._bar.update(training.step - self._bar.n)
         self._bar.set_postfix(shown, refresh=False)
 
-    def _write(self, event: str, values: dict[str, float]) -> None:
+    def _write(self, event: str, values: dict[str, Any]) -> None:
         if self._metrics is not None:
             self._metrics.write(event, self.training.step, epoch=self.training.order.epoch, **values)
 

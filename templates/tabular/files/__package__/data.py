@@ -62,7 +62,7 @@ def encode(table: Table, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(table: Table, column: dict[str, Any]) -> Tensor:
-    values = table.numbers(column["name"], hint=())
+    values = table.numbers(column["name"], hint="")
     empty = numpy.isnan(values)
     if empty.any() and not column["may_be_empty"]:
         place = table.place(column["name"], int(empty.argmax()))
@@ -127,7 +127,7 @@ def _is_words(column: Any) -> bool:
 
 def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[str, Any]:
     ignore = f"to ignore the column, pass `{as_option('ignore', ','.join([*words(config.ignore), name]))}`"
-    values = table.numbers(name, hint=[ignore])
+    values = table.numbers(name, hint=ignore)
     empty = numpy.isnan(values)
     if empty.any() and config.missing == "error":
         raise ProjectError(
@@ -136,7 +136,7 @@ def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[s
         )
     known = values[kept][~empty[kept]]
     if not len(known):
-        raise ProjectError(f"column `{name}` of `{table.source}` is empty in all training rows", hint=[ignore])
+        raise ProjectError(f"column `{name}` of `{table.source}` is empty in all training rows", hint=ignore)
     deviation = float(known.std()) or 1.0
     return {"name": name, "mean": float(known.mean()), "deviation": deviation, "may_be_empty": bool(empty.any())}
 
@@ -175,7 +175,7 @@ def _target(table: Table, name: str, kept: list[int], cells: list[str]) -> tuple
 def _check_labels(table: Table, name: str, labels: set[str]) -> None:
     another = "to predict another column, pass `--target NAME`"
     if len(labels) < 2:
-        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=[another])
+        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=another)
     if len(labels) > table.rows // 2:
         raise ProjectError(
             f"the target `{name}` has {len(labels)} classes in {table.rows} rows",

@@ -122,13 +122,11 @@ class Amp:
         self._pending = None if state["pending"] is None else lambda: bool(state["pending"])
 
     def _step_unless(self, bad: Tensor) -> None:
-        """Step if everything is finite. A fused optimizer decides on the device; with others, the host waits."""
+        """Step if everything is finite. A fused optimizer decides on the GPU; with others, the host waits."""
         if self.precision.scaled:
             self._scaler.step(self.optimizer)
             self._scaler.update()
-        elif _is_known_good(bad):
-            self.optimizer.step()
-        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        elif bad.is_cuda and getattr(self.optimizer, "_step_supports_amp_scaling", False):
             fused: Any = self.optimizer
             fused.found_inf = bad.float()
             fused.step()
@@ -165,11 +163,6 @@ class Amp:
                 if not torch.isfinite(tensor).all():
                     return f"; the first parameter {what} is not finite is `{name}`"
         return "; all gradients are finite"
-
-
-def _is_known_good(bad: Tensor) -> bool:
-    """Return whether a step is known to be finite; on a GPU that would need a wait, so it is not known there."""
-    return bad.device.type == "cpu" and not bool(bad)
 
 
 def _verdict(bad: Tensor) -> Callable[[], bool]:
@@ -212,7 +205,7 @@ class _Statistics:
             copy.copy_(flat)
 
     def put_back_if(self, bad: Tensor) -> None:
-        if not _is_known_good(bad):
+        if bad.device.type != "cpu" or bool(bad):  # reading it costs nothing on the CPU
             for copy, flat in zip(self._copies, self._flat):
                 flat.copy_(torch.where(bad, copy, flat))
 

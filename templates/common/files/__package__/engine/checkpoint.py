@@ -100,12 +100,12 @@ def load(path: Path) -> dict[str, Any]:
 def load_model(run: Path) -> dict[str, Any]:
     """Return ``model``, ``config``, and ``about`` of a run or of a file; averaged weights if there are any."""
     files = (run / MODEL, run / "checkpoints" / LAST) if run.is_dir() else (run,)
-    for path in files:
-        if path.is_file():
-            state = load(path)
-            return {**state, "model": {**state["model"], **state.get("ema", {})}}
-    hint = f"to train one, run `python -m {PACKAGE}.train`"
-    raise ProjectError(f"there is no trained model at `{files[0]}`", hint=hint)
+    path = next((path for path in files if path.is_file()), None)
+    if path is None:
+        hint = f"to train one, run `python -m {PACKAGE}.train`"
+        raise ProjectError(f"there is no trained model at `{files[0]}`", hint=hint)
+    state = load(path)
+    return {**state, "model": {**state["model"], **state.get("ema", {})}}
 
 
 def restore(

@@ -18,6 +18,7 @@ from .checkpoint import make_run_dir, seed_everything
 from .errors import ProjectError, UnsupportedError
 from .options import TrainOptions
 
+WSL_CUDA = "usr/lib/wsl/lib/libcuda.so.1"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BEST_DEVICE = "to use the best available device, pass `--device auto`"
 BEST_PRECISION = "to use the best supported precision, pass `--precision auto`"
@@ -166,9 +167,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
             continue
         mount, files = (top / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")) if controllers else (top, ("cpu.max",))
         for part in (group, *group.parents):  # the quota of a parent applies, too
-            with contextlib.suppress(
-                OSError, ValueError, ZeroDivisionError
-            ):  # no such group, or none of this controller
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no such group or controller
                 quota, period = " ".join((mount / part / file).read_text() for file in files).split()
                 quotas += [int(quota) / int(period)] if quota.isdecimal() else []  # without a quota: `max` or -1
     return max(1, int(min([count, *quotas])))
@@ -176,16 +175,15 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
 def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:
     """Return each sign of an NVIDIA device or driver with its source, without torch; empty if there is none."""
-    signs = ["kernel driver (/proc/driver/nvidia)"] if (root / "proc/driver/nvidia").exists() else []
-    if nodes := sorted(path.name for path in (root / "dev").glob("nvidia*")):
-        signs.append(f"device nodes (/dev/{', /dev/'.join(nodes[:3])})")
+    signs = []
+    for name, pattern in (("kernel driver", "proc/driver/nvidia"), ("device nodes", "dev/nvidia*"), ("WSL", WSL_CUDA)):
+        if found := sorted(map(str, root.glob(pattern))):
+            signs.append(f"{name} ({', '.join(found[:3])})")
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
         with contextlib.suppress(OSError):  # an unreadable device is no sign
             vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
             if vendor == "0x10de" and kind.startswith("0x03"):  # NVIDIA, and a display controller
                 signs.append(f"PCI device {device.name}")
-    if (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
-        signs.append("driver of Windows (/usr/lib/wsl/lib/libcuda.so.1)")
     if program := shutil.which("nvidia-smi"):
         signs.append(f"nvidia-smi ({program})")
     if nvml := ctypes.util.find_library("nvml" if os.name == "nt" else "nvidia-ml"):

@@ -1,8 +1,7 @@
 """Train one model in the processes that torchrun starts, and exchange values between them.
 
-In a single process, this does nothing. The variables RANK, LOCAL_RANK, and WORLD_SIZE define the process group. Tensors
-are sent by the device's own backend, plain values by gloo. A model is copied to each rank (DDP), or its weights are
-sharded over the ranks (FSDP2) if the project did so; checkpoints contain complete tensors in both cases.
+In a single process, this does nothing. Tensors are sent by the device's own backend, plain values by gloo. A model is
+copied to each rank (DDP), or sharded (FSDP2) if the project did so; checkpoints contain complete tensors in both cases.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Record a run: ``metrics.jsonl``, ``run.json``, ``curves.png``, and reports to TensorBoard or Weights & Biases.
 
 ``metrics.jsonl`` has one line per event. A resumed run continues it without a gap and without repeated lines.
-
-In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this run. ``git`` requires that the project
-directory is the top level of its repository: a repository around it has commits of its own. ``lock_sha256`` requires
-that the running environment was made from the lockfile, whichever tool made it.
+In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this run.
 """
 
 from __future__ import annotations
@@ -42,7 +39,6 @@ class Metrics:
     """Append one line per event; ``step`` is the step after which it was measured."""
 
     def __init__(self, run_dir: Path, *, resumed_at: int | None, report_to: list[str]) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / "metrics.jsonl"
         kept = [line for line in read(self._path) if line["step"] <= resumed_at] if resumed_at is not None else []
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -217,7 +213,7 @@ def _name(name: str, version: str) -> str:
 
 
 def git_revision(project: Path) -> str | None:
-    """Return the commit, with ``+`` if files differ from it; None if ``project`` is not the root of a repository."""
+    """Return the commit, with ``+`` if files differ from it; None unless ``project`` is the root of its repository."""
     run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=10, check=True)
     try:
         top = run(["git", "-C", str(project), "rev-parse", "--show-toplevel"]).stdout.strip()

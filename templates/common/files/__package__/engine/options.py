@@ -185,7 +185,7 @@ def read_config(path: Path, config: type[Any], parser: Parser) -> list[str]:
         if not line.partition("#")[0].strip():
             continue
         place = f"`{path}`, line {number}"
-        found = re.fullmatch(r"""([\w-]+)\s*:\s*("(?:[^"\\]|\\.)*"|'[^']*'|.*?)\s*(?:\s#.*)?""", line)
+        found = re.fullmatch(r"""([\w-]+)\s*:\s*("(?:[^"\\]|\\["\\nrt])*"|'[^']*'|[^"'\s].*?|)\s*(?:\s#.*)?""", line)
         if not found:
             parser.error(f"{place}: expected `name: value`, found `{line.strip()}`")
         name, value = found[1].replace("-", "_"), found[2]

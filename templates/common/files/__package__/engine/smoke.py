@@ -277,10 +277,8 @@ def _samples(seen: Observer) -> list[Check]:
         len(seen.val_rows),
     )
     known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
-    twice = (
-        val_rows % of_val == 0 and val_rows >= 2 * of_val and val_different >= 0.9 * of_val
-    )  # by the loop, and again
-    is_sound = twice and known <= 0.02 * val_rows and not seen.not_evaluating and seen.evaluates_again
+    sees_all = val_rows % of_val == 0 and val_rows >= 2 * of_val and val_different >= 0.9 * of_val
+    is_sound = sees_all and known <= 0.02 * val_rows and not seen.not_evaluating and seen.evaluates_again
     mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
     result = "the same" if seen.evaluates_again else "another"
     return [

@@ -138,7 +138,7 @@ FAULTS = (
     ),
     Fault(
         "optimizer not restored",
-        "engine/distributed",
+        "engine/run",
         "        optimizer.load_state_dict(of_optimizer)\n",
         "",
         RESUME,
@@ -151,7 +151,13 @@ FAULTS = (
         "islice(batches, self.config.grad_accum_steps + 1)",
         TRAIN,
     ),
-    Fault("last group dropped", "engine/run", "            yield group\n", "            yield from [group] * (len(group) == self.config.grad_accum_steps)\n", TRAIN),
+    Fault(
+        "last group dropped",
+        "engine/run",
+        "            yield group\n",
+        "            yield from [group] * (len(group) == self.config.grad_accum_steps)\n",
+        TRAIN,
+    ),
     Fault(
         "schedule moves on a skipped step",
         "engine/run",
@@ -160,7 +166,13 @@ FAULTS = (
         f"{LOOP}::test_the_learning_rate_waits_while_steps_are_skipped",
     ),
     Fault("skipped steps in the mean loss", "engine/log", "values[torch.isfinite(values)]", "values", LOG),
-    Fault("mean loss not restored", "engine/run", 'self.unread = list(state["mean_loss"]', '_ = list(state["mean_loss"]', RESUME),
+    Fault(
+        "mean loss not restored",
+        "engine/run",
+        'self.unread = list(state["mean_loss"]',
+        '_ = list(state["mean_loss"]',
+        RESUME,
+    ),
     Fault("lines repeated after resuming", "engine/log", "<= resumed_at]", "<= 10**9]", LOG),
     Fault("NaN in the lines", "engine/log", "**values, **nulls", "**values", LOG),
     Fault(
@@ -260,9 +272,9 @@ FAULTS = (
     ),
     Fault(
         "gradients travel with each micro-batch",
-        "engine/distributed",
-        "model.no_sync()",
-        "contextlib.nullcontext()",
+        "engine/run",
+        'getattr(wrapped, "no_sync", contextlib.nullcontext)',
+        "contextlib.nullcontext",
         TWO_RANKS,
     ),
     Fault(
@@ -287,7 +299,13 @@ FAULTS = (
     Fault(
         "averages not saved", "engine/run", "self.ema.state() if", "optim.Ema(self.model, 0.5).state() if", EVALUATED
     ),
-    Fault("averages not restored", "engine/run", '{**state["model"], **state["ema"]})\n        if len', 'state["model"])\n        if len', AVERAGES),
+    Fault(
+        "averages not restored",
+        "engine/run",
+        '{**state["model"], **state["ema"]})\n        if len',
+        'state["model"])\n        if len',
+        AVERAGES,
+    ),
     Fault(
         "best value not restored",
         "engine/run",
@@ -333,7 +351,11 @@ FAULTS = (
         f"{LOOP}::test_the_loop_hands_its_options_to_the_scaler",
     ),
     Fault(
-        "bad data not named", "engine/amp", "if is_sound else", "if True else", f"{LOOP}::test_data_that_is_not_finite_is_named"
+        "bad data not named",
+        "engine/amp",
+        "if is_sound else",
+        "if True else",
+        f"{LOOP}::test_data_that_is_not_finite_is_named",
     ),
     Fault("not compiled", "engine/run", "if config.compile else wrapped", "if False else wrapped", COMPILED),
     Fault(

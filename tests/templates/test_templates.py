@@ -27,9 +27,7 @@ FAULTS = {
             "config.context",
             MODEL,
         ),
-        Fault(
-            "weights of classes, not of texts", "scores", "(len(counts) * counts.clamp(min=1))", "counts", MODEL
-        ),
+        Fault("weights of classes, not of texts", "scores", "(len(counts) * counts.clamp(min=1))", "counts", MODEL),
         Fault(
             "loss summed over the batch",
             "task",

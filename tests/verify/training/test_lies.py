@@ -142,7 +142,7 @@ LIES = (
     ),
     Lie(
         "resume loses the optimizer",
-        "engine/distributed",
+        "engine/run",
         "        optimizer.load_state_dict(of_optimizer)\n",
         "",
         "resume-differs",

@@ -7,10 +7,12 @@ product of 1024 x 2048 x 1024 takes 1.25 times as long as in bf16. ``auto`` neve
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +55,7 @@ def convert(model: nn.Module) -> int:
     return count
 
 
-def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -> None:
+def shard(model: Any, blocks: Sequence[nn.Module], precision: Precision) -> None:
     """Shard every parameter over all ranks. The shards are fp32 master weights; ``precision`` is for computing."""
     if compat.TORCH < (2, 4):
         raise ProjectError(
@@ -74,6 +76,29 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -
     policy = policy_type(param_dtype=precision.dtype, reduce_dtype=torch.float32)
     for block in (*blocks, model):
         fully_shard(block, mp_policy=policy)
+    model.no_sync = functools.partial(_no_sync, model)  # as DDP has it
+
+
+@contextlib.contextmanager
+def _no_sync(model: Any) -> Iterator[None]:
+    model.set_requires_gradient_sync(False)
+    yield
+    model.set_requires_gradient_sync(True)
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the complete states of a sharded model and its optimizer, on the first rank."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
+    """Load what ``state`` returned."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer, options=options)
 
 
 def _fsdp2() -> tuple[Any, Any]:

@@ -41,6 +41,12 @@ class Task(run.Task):
             sharding.shard(model, list(cast(GPT, model).blocks), precision)
         return model
 
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (sharding.state if self.config.fsdp else super().state)(model, optimizer)
+
+    def load_state(self, *arguments: Any) -> None:
+        (sharding.load_state if self.config.fsdp else super().load_state)(*arguments)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean over the tokens; every window has equally many."""
         return next_token_loss(model, batch, "mean")

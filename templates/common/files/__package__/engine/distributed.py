@@ -6,10 +6,8 @@ copied to each rank (DDP), or sharded (FSDP2) if the project did so; checkpoints
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -125,17 +123,6 @@ def wrap(model: nn.Module, device: torch.device, *, find_unused: bool) -> nn.Mod
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None, **settings)
 
 
-@contextlib.contextmanager
-def without_sync(model: Any) -> Iterator[None]:
-    """While entered, gradients aren't exchanged: for all micro-batches of a step but the last."""
-    if is_sharded(model):
-        model.set_requires_gradient_sync(False)
-    with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
-        yield
-    if is_sharded(model):
-        model.set_requires_gradient_sync(True)
-
-
 def is_sharded(model: nn.Module) -> bool:
     return hasattr(model, "set_requires_gradient_sync")
 
@@ -143,24 +130,3 @@ def is_sharded(model: nn.Module) -> bool:
 def whole(tensor: Any) -> Tensor:
     """Return the complete tensor, gathered from the shards of all ranks if it is sharded."""
     return cast(Tensor, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)
-
-
-def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the complete states of model and optimizer, on the first rank. Every rank must call this."""
-    if not is_sharded(model):
-        return model.state_dict(), optimizer.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-
-
-def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
-    """Load what ``state`` returned."""
-    if is_sharded(model):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-        options = StateDictOptions(full_state_dict=True)
-        set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer, options=options)
-    else:
-        model.load_state_dict(of_model)
-        optimizer.load_state_dict(of_optimizer)

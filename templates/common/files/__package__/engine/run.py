@@ -95,6 +95,14 @@ class Task:
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         return cast(nn.Module, cast(Any, model).to(device=device, memory_format=memory_format))
 
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return complete states on the first rank. Every rank must call this."""
+        return model.state_dict(), optimizer.state_dict()
+
+    def load_state(self, model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
+        model.load_state_dict(of_model)
+        optimizer.load_state_dict(of_optimizer)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -122,7 +130,7 @@ class Training:
             self.notes.append(f"frozen: {frozen:,} parameters")
         self.model = task.place(model, device, precision)
         wrapped = distributed.wrap(self.model, device, find_unused=config.find_unused_parameters)
-        self.without_sync = lambda: distributed.without_sync(wrapped)
+        self.without_sync = getattr(wrapped, "no_sync", contextlib.nullcontext)  # DDP's, or that of a sharded model
         self.parallel = compat.compiled(wrapped, device.type) if config.compile else wrapped
         self.optimizer = optim.make_optimizer(self.model, config, device)
         self.amp = Amp(self.model, self.optimizer, precision, config)
@@ -215,7 +223,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint. Every rank must call this, as each has its own random generators."""
-        model, optimizer = distributed.state(self.model, self.optimizer)
+        model, optimizer = self.task.state(self.model, self.optimizer)
         return {
             "model": model,
             "optimizer": optimizer,
@@ -238,7 +246,7 @@ class Training:
         """Continue exactly where ``state`` was taken; raise if it belongs to another run, report what differs."""
         self._compare(state, say)
         try:
-            distributed.load_state(self.model, self.optimizer, state["model"], state["optimizer"])
+            self.task.load_state(self.model, self.optimizer, state["model"], state["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise ProjectError(f"the checkpoint is of another model: {error}", hint=OTHER_RUN) from error
         self.amp.load_state(state["amp"])

@@ -30,6 +30,7 @@ SELECTIONS = ((builds.CPU_LINUX,), (builds.CU118,), (builds.CPU_MAC,))
 PROGRAMS = OTHER_PROGRAMS | {"curl", "cp", "cmp", "python3", "mypy", "ruff"}
 MICROMAMBA = ({"create", "--prefix", "--file"}, {"--yes"})  # required and other words, without values
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!-\{)")
+HINT = re.compile("(run|pass) `([^`]+)`")
 INLINE = re.compile(r"(?:envforge|micromamba|pip|pytest|docker|sky|sbatch|python|\S*/python) .*")
 # options of git, torchrun, docker, Slurm, SkyPilot, pip, and envforge (whose commands are checked by its own parsers)
 FOREIGN = {
@@ -102,29 +103,17 @@ def files_of(template: str) -> dict[str, str]:
 
 
 def hints(path: str, text: str) -> Iterator[tuple[str, str, str]]:
-    """Each literal text of a hint: its place, ``purpose``, ``command``, or ``option``, and the text."""
+    """Each command and option in a literal text: its place, ``run`` or ``pass``, and itself, values as 1."""
+    inside = set()
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Call):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+            whole = "".join(_part(part) for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            whole = node.value
+        else:
             continue
-        named = {keyword.arg or "": keyword.value for keyword in node.keywords}
-        if isinstance(node.func, ast.Name) and node.func.id == "Hint":
-            named = {**dict(zip(("purpose", "command", "option"), node.args, strict=False)), **named}
-        elif "hint" not in named:
-            continue
-        for kind, key in (("purpose", "purpose"), ("purpose", "hint"), ("command", "command"), ("option", "option")):
-            for each in texts_in(named.get(key)):
-                yield f"{path}:{node.lineno}", kind, each
-
-
-def texts_in(value: ast.expr | None) -> Iterator[str]:
-    """The texts that an expression may have; values that are filled in are 1, and the package is named."""
-    if isinstance(value, ast.IfExp):
-        yield from texts_in(value.body)
-        yield from texts_in(value.orelse)
-    elif isinstance(value, ast.Constant) and isinstance(value.value, str):
-        yield value.value
-    elif isinstance(value, ast.JoinedStr):
-        yield "".join(_part(part) for part in value.values)
+        yield from ((f"{path}:{node.lineno}", *found) for found in HINT.findall(whole))
 
 
 def _part(part: ast.expr) -> str:
@@ -212,9 +201,9 @@ def cases_of(template: str) -> tuple[list[tuple[str, str, list[str]]], list[str]
         if path.startswith(f"{PACKAGE}/"):
             module = Path(path).stem if Path(path).stem in ("predict", "export", "benchmark", "smoke") else "train"
             for place, kind, hint in hints(path, text):
-                if kind == "command":
+                if kind == "run" and " " in hint:
                     found.append((place, hint))
-                elif kind == "option" and hint.startswith("--"):
+                elif kind == "pass" and hint.startswith("--"):
                     cases.append((place, module, [_filled(word) for word in shlex.split(hint)]))
         for place, line in found:
             try:
@@ -261,18 +250,6 @@ def test_commands_and_options_of_a_project_parse(template: str, tmp_path: Path) 
         if option not in known
     ]
     assert unknown == []
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_purposes_of_hints_hold_no_command(template: str) -> None:
-    found = [
-        f"{place}: {text}"
-        for path, source in files_of(template).items()
-        if path.startswith(f"{PACKAGE}/")
-        for place, kind, text in hints(path, source)
-        if kind == "purpose" and (re.search(r"envforge (?!run`)|(?<!`)--[a-z]|pip install", text) or text.endswith("."))
-    ]
-    assert found == []
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -70,13 +70,13 @@ FAULTS = (
     Fault("a step of nothing is NaN", "engine/amp", "total.clamp(min=1e-8)", "total", AMP),
     Fault("gradients not judged", "engine/amp", "verdict = mean_loss + norm", "verdict = mean_loss", AMP),
     Fault("bad steps applied", "engine/amp", BAD, BAD + "        bad = torch.zeros_like(bad)\n", AMP),
-    Fault("loss not guarded by a skip", "engine/amp", "self.skipped += 1\n", "pass\n", AMP),
+    Fault("loss not guarded by a skip", "engine/amp", "self.skipped += is_bad\n", "pass\n", AMP),
     Fault("statistics not put back", "engine/amp", "        self._statistics.put_back_if(bad)\n", "", AMP),
     Fault("no end to skipping", "engine/amp", "self.skipped_in_row >= self.max_skips", "False", AMP),
     Fault("no alarm for the scale", "engine/amp", "if scale < 1.0:", "if False:", AMP),
     Fault("model in half precision", "engine/amp", "self.max_skips = ", "model.half()\n        self.max_skips = ", AMP),
     Fault("scaler not restored", "engine/amp", 'self._scaler.load_state_dict(state["scaler"])', "pass", RESUME),
-    Fault("steps not restored", "engine/amp", 'self.started = state["started"]', "self.started = 0", RESUME),
+    Fault("steps not restored", "engine/amp", "setattr(self, name, state[name])", "pass", RESUME),
     Fault(
         "bf16 on a T4",
         "engine/device",
@@ -91,13 +91,13 @@ FAULTS = (
         "True",
         DEVICE,
     ),
-    Fault("cudnn still tries kernels", "engine/compat", "    torch.backends.cudnn.benchmark = False\n", "", DEVICE),
-    Fault("cudnn keeps its tf32", "engine/compat", "    torch.backends.cudnn.allow_tf32 = enabled\n", "", DEVICE),
+    Fault("cudnn still tries kernels", "engine/device", "        torch.backends.cudnn.benchmark = False\n", "", DEVICE),
+    Fault("cudnn keeps its tf32", "engine/device", "    torch.backends.cudnn.allow_tf32 = allow_tf32\n", "", DEVICE),
     Fault(
         "deterministic ignored",
         "engine/device",
-        "if config.deterministic:\n        compat",
-        "if 0:\n        compat",
+        "if config.deterministic:\n        os",
+        "if 0:\n        os",
         DEVICE,
     ),
     Fault("fp8 on an A100", "engine/device", '"fp8": (8, 9)', '"fp8": (8, 0)', DEVICE),
@@ -138,7 +138,7 @@ FAULTS = (
     ),
     Fault(
         "optimizer not restored",
-        "engine/distributed",
+        "engine/run",
         "        optimizer.load_state_dict(of_optimizer)\n",
         "",
         RESUME,
@@ -147,11 +147,17 @@ FAULTS = (
     Fault(
         "accumulation off by one",
         "engine/run",
-        "== self.config.grad_accum_steps:",
-        "> self.config.grad_accum_steps:",
+        "islice(batches, self.config.grad_accum_steps)",
+        "islice(batches, self.config.grad_accum_steps + 1)",
         TRAIN,
     ),
-    Fault("last group dropped", "engine/run", "        if group:\n            yield group\n", "", TRAIN),
+    Fault(
+        "last group dropped",
+        "engine/run",
+        "            yield group\n",
+        "            yield from [group] * (len(group) == self.config.grad_accum_steps)\n",
+        TRAIN,
+    ),
     Fault(
         "schedule moves on a skipped step",
         "engine/run",
@@ -159,10 +165,16 @@ FAULTS = (
         "learning_rate(self.amp.started,",
         f"{LOOP}::test_the_learning_rate_waits_while_steps_are_skipped",
     ),
-    Fault("skipped steps in the mean loss", "engine/log", "losses[torch.isfinite(losses)]", "losses", LOG),
-    Fault("mean loss not restored", "engine/run", 'self.mean_loss.load_state(state["mean_loss"])', "pass", RESUME),
+    Fault("skipped steps in the mean loss", "engine/log", "values[torch.isfinite(values)]", "values", LOG),
+    Fault(
+        "mean loss not restored",
+        "engine/run",
+        'self.unread = list(state["mean_loss"]',
+        '_ = list(state["mean_loss"]',
+        RESUME,
+    ),
     Fault("lines repeated after resuming", "engine/log", "<= resumed_at]", "<= 10**9]", LOG),
-    Fault("NaN in the lines", "engine/log", "None if _is_nan(value) else value", "value", LOG),
+    Fault("NaN in the lines", "engine/log", "**values, **nulls", "**values", LOG),
     Fault(
         "command line loses to the file",
         "engine/options",
@@ -182,8 +194,8 @@ FAULTS = (
     Fault(
         "datasets draw from the global generators",
         "engine/loader",
-        "with seeded(draw.seed) if self.is_random else contextlib.nullcontext():",
-        "if True:",
+        "random_state(cuda=False) if self.is_random else None",
+        "None",
         LOADER,
     ),
     Fault(
@@ -240,7 +252,7 @@ FAULTS = (
     Fault(
         "changed data go on", "engine/run", 'if state["fingerprint"] != self.data.fingerprint:', "if False:", REFUSED
     ),
-    Fault("another control goes on", "engine/run", 'if refused := differing["same"]:', "if False:", REFUSED),
+    Fault("another control goes on", "engine/run", 'field.metadata["resume"] == "same"', "False", REFUSED),
     Fault("head not found", "engine/optim", "depth += 1", "depth += 0\n        break", HEAD),
     Fault("frozen statistics move", "engine/optim", "not module.weight.requires_grad:", "False:", HEAD),
     Fault("nothing frozen", "engine/optim", "parameters[name].requires_grad_(False)", "pass", FREEZE),
@@ -260,9 +272,9 @@ FAULTS = (
     ),
     Fault(
         "gradients travel with each micro-batch",
-        "engine/distributed",
-        "model.no_sync()",
-        "contextlib.nullcontext()",
+        "engine/run",
+        'getattr(wrapped, "no_sync", contextlib.nullcontext)',
+        "contextlib.nullcontext",
         TWO_RANKS,
     ),
     Fault(
@@ -287,7 +299,13 @@ FAULTS = (
     Fault(
         "averages not saved", "engine/run", "self.ema.state() if", "optim.Ema(self.model, 0.5).state() if", EVALUATED
     ),
-    Fault("averages not restored", "engine/run", 'self.ema.load_state(state["ema"] or', "(state.get(0) or", AVERAGES),
+    Fault(
+        "averages not restored",
+        "engine/run",
+        '{**state["model"], **state["ema"]})\n        if len',
+        'state["model"])\n        if len',
+        AVERAGES,
+    ),
     Fault(
         "best value not restored",
         "engine/run",
@@ -295,14 +313,7 @@ FAULTS = (
         'state["step"], None, 0',
         AVERAGES,
     ),
-    Fault("averages not evaluated", "engine/optim", "        _copy(self._averages, self._live)\n", "", EVALUATED),
-    Fault(
-        "averages stay in the model",
-        "engine/optim",
-        "            _copy(own, self._live)\n",
-        "            pass\n",
-        FOLLOW,
-    ),
+    Fault("averages not evaluated", "engine/run", "self.ema.model if self.ema is not None else ", "", EVALUATED),
     Fault(
         "averages move on a skipped step",
         "engine/optim",
@@ -335,12 +346,16 @@ FAULTS = (
     Fault(
         "growth interval ignored",
         "engine/amp",
-        '"growth_interval": config.growth_interval',
-        '"growth_interval": 2000',
+        "growth_interval=config.growth_interval",
+        "growth_interval=2000",
         f"{LOOP}::test_the_loop_hands_its_options_to_the_scaler",
     ),
     Fault(
-        "bad data not named", "engine/amp", "{_bad_data(batches)}", "", f"{LOOP}::test_data_that_is_not_finite_is_named"
+        "bad data not named",
+        "engine/amp",
+        "if is_sound else",
+        "if True else",
+        f"{LOOP}::test_data_that_is_not_finite_is_named",
     ),
     Fault("not compiled", "engine/run", "if config.compile else wrapped", "if False else wrapped", COMPILED),
     Fault(

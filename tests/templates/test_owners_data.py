@@ -103,6 +103,16 @@ def test_number_that_no_model_can_compute_with_is_named(module: Modules, tmp_pat
         load_table(module, tmp_path, f"a,y\n{rows}1e300,1\n")
 
 
+def test_scores_and_weights_of_classes(module: Modules) -> None:
+    scores = module("tabular", "scores")
+    table = torch.tensor([[8.0, 2.0, 0.0], [4.0, 6.0, 0.0], [0.0, 0.0, 0.0]])
+    assert scores.f1_scores(table).tolist() == pytest.approx([16 / 22, 12 / 18, 0.0])
+    assert scores.worst_pairs(table, ["a", "b", "c"]) == ["b as a (4 of 10)", "a as b (2 of 10)"]
+    weights = scores.balanced(torch.tensor([30.0, 10.0]))
+    assert float(weights[1] / weights[0]) == pytest.approx(3.0)
+    assert float((weights * torch.tensor([30.0, 10.0])).sum()) == pytest.approx(40.0)
+
+
 def test_utf_16_is_told_its_encoding(module: Modules, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,2\n", encoding="utf-16")
     with pytest.raises(module("tabular", "engine.errors").ProjectError) as failure:

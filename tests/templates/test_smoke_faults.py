@@ -41,7 +41,7 @@ INSIDE = (
     ),
     Fault("evaluation on training data", "engine/run", "make_loader(data, data.validation,", "make_loader(data, data.train,", SMOKE),
     Fault("evaluation of a part", "engine/loader", "for n in range(count)]", "for n in range(count - 1)]", SMOKE),
-    Fault("evaluation in training mode", "engine/run", "        self.model.eval()\n", "", SMOKE),
+    Fault("evaluation in training mode", "engine/run", "        self.evaluated.eval()\n", "", SMOKE),
     Fault("evaluation that is made up", "task", "**scores_of(table)}", "**scores_of(table), 'accuracy': 0.98}", SMOKE),
     Fault("control of a single step", "task", "max_steps=60", "max_steps=1 if shuffled else 60", SMOKE),
     Fault("control that stands still", "task", "lr=4e-3", "lr=1e-9 if shuffled else 4e-3", SMOKE),

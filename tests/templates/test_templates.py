@@ -27,9 +27,7 @@ FAULTS = {
             "config.context",
             MODEL,
         ),
-        Fault(
-            "weights of classes, not of texts", "engine/metrics", "(len(counts) * counts.clamp(min=1))", "counts", MODEL
-        ),
+        Fault("weights of classes, not of texts", "scores", "(len(counts) * counts.clamp(min=1))", "counts", MODEL),
         Fault(
             "loss summed over the batch",
             "task",
@@ -178,7 +176,8 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("sklearn")  # what runs the faults imports it
     pytest.importorskip("skimage")
     base = tmp_path_factory.mktemp("templates")
-    return {template: write_project(base / template, template) for template in TEMPLATES}
+    groups = ("engine-tests",)
+    return {template: write_project(base / template, template, groups) for template in TEMPLATES}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +186,7 @@ def outcomes(projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     base = tmp_path_factory.mktemp("faults")
     jobs: dict[str, Job] = {}
     for template, project in projects.items():
-        own = tuple(test for test in (DATA, MODEL, PREDICT, TRAIN, SMOKE) if (project / test).is_file())
+        own = tuple(str(path.relative_to(project)) for path in sorted((project / "tests").glob("test_*.py")))
         jobs[template] = Job(copy(project, base / template), own)
         for number, fault in enumerate(FAULTS[template]):
             jobs[f"{template}: {fault.name}"] = job(project, base / f"{template}-{number}", fault)

@@ -116,7 +116,7 @@ LIES = (
     ),
     Lie(
         "validation of other labels",
-        "engine/metrics",
+        "scores",
         "torch.bincount(labels * count",
         "torch.bincount((9 - labels) * count",
         "metric-not-reached",
@@ -142,7 +142,7 @@ LIES = (
     ),
     Lie(
         "resume loses the optimizer",
-        "engine/distributed",
+        "engine/run",
         "        optimizer.load_state_dict(of_optimizer)\n",
         "",
         "resume-differs",

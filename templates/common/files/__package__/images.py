@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .engine.errors import Hint, ProjectError
+from .engine.errors import ProjectError
 from .engine.loader import UnreadableError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def training_and_validation(folder: Path, *, holds: str) -> tuple[Path, Path] | 
     """Return the directories of the names above if there are both, in any case and preferring the first, else None."""
     if not folder.is_dir():
         raise ProjectError(
-            f"`--data {folder}` is not a directory", hint=f"to use a directory with {holds}", option="--data DIR"
+            f"`--data {folder}` is not a directory", hint=f"to use a directory with {holds}, pass `--data DIR`"
         )
     there = {path.name.lower(): path for path in subfolders(folder)}
     train, validation = (
@@ -68,8 +68,8 @@ def decode(path: Path, mode: str = "") -> Image.Image:
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         hint = (
-            Hint("remove or replace it"),
-            Hint("to skip more of them in the training", option="--max-corrupt COUNT"),
+            "remove or replace it",
+            "to skip more of them in the training, pass `--max-corrupt COUNT`",
         )
         raise UnreadableError(f"cannot read the image `{path}`: {error}", hint=hint) from error
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 
 EMPTY = ("", "na", "nan", "null", "none")  # in lowercase
 ROWS_AT_ONCE = 20_000
@@ -47,7 +47,7 @@ class Table:
             return [cell.strip() for cell in column]
         return [_text(value) for value in column.tolist()]
 
-    def numbers(self, name: str, *, hint: Sequence[Hint]) -> Numbers:
+    def numbers(self, name: str, *, hint: str) -> Numbers:
         """Return the numbers of a column; raise if a cell is neither empty nor a number that fits into 32 bits."""
         column = self.columns[name]
         if not isinstance(column, list):
@@ -103,7 +103,7 @@ def _days(cells: list[str]) -> Numbers | None:
 
 def read_table(path: Path, encoding: str) -> Table:
     if not path.is_file():
-        raise ProjectError(f"`{path}` is not a file", hint="to use a CSV or Parquet file", option="--data FILE")
+        raise ProjectError(f"`{path}` is not a file", hint="to use a CSV or Parquet file, pass `--data FILE`")
     table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, encoding)
     for name, column in list(table.columns.items()):
         if isinstance(column, list) and (days := _days(column)) is not None:
@@ -304,18 +304,17 @@ def read_text(path: Path, encoding: str) -> str:
         raise ProjectError(
             f"unknown encoding `--encoding {encoding}`",
             hint=(
-                Hint("to read UTF-8", option="--encoding utf-8-sig"),
-                Hint("to read Western European text", option="--encoding latin-1"),
+                "to read UTF-8, pass `--encoding utf-8-sig`",
+                "to read Western European text, pass `--encoding latin-1`",
             ),
         ) from error
     except UnicodeError as error:
         is_utf16 = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
         raise ProjectError(
             f"cannot decode `{path}` as {encoding}: {error}",
-            hint="to read UTF-16" if is_utf16 else "to set its encoding, for example for Western European text",
-            option="--encoding utf-16" if is_utf16 else "--encoding latin-1",
+            hint="to read UTF-16, pass `--encoding utf-16`"
+            if is_utf16
+            else "to set its encoding, for example for Western European text, pass `--encoding latin-1`",
         ) from error
     except OSError as error:
-        raise ProjectError(
-            f"cannot read `{path}`: {error}", hint="to read another file", option="--data FILE"
-        ) from error
+        raise ProjectError(f"cannot read `{path}`: {error}", hint="to read another file, pass `--data FILE`") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 
 BYTES, TIKTOKEN, HUGGING_FACE = "bytes", "tiktoken:", "hf:"
 PROBE = "The 3 naïve tests (a_b) passed!\n"
@@ -59,8 +59,7 @@ def _make(name: str, content: str) -> Tokenizer:
     except Exception as error:  # tokenizers raises nothing narrower
         raise ProjectError(
             f"cannot read `--tokenizer {name}`: {error}",
-            hint="to use a file of the library tokenizers",
-            option="--tokenizer DIR/tokenizer.json",
+            hint="to use a file of the library tokenizers, pass `--tokenizer DIR/tokenizer.json`",
         ) from error
     return Tokenizer(
         made.get_vocab_size(), lambda text: list(made.encode(text, add_special_tokens=False).ids), made.decode
@@ -77,16 +76,16 @@ def from_hugging_face(kind: str, name: str, *, option: str, **settings: Any) -> 
         raise ProjectError(
             f"cannot load `{option} {name}`: {reason}",
             hint=(
-                Hint("to use a model of huggingface.co", option=f"{option} {HUGGING_FACE}NAME"),
-                Hint("to use a directory written by save_pretrained()", option=f"{option} {HUGGING_FACE}./DIR"),
+                f"to use a model of huggingface.co, pass `{option} {HUGGING_FACE}NAME`",
+                f"to use a directory written by save_pretrained(), pass `{option} {HUGGING_FACE}./DIR`",
             ),
         ) from error
 
 
 def _library(module: str, wish: str) -> Any:
     ways = (
-        Hint(f"to add `{module}` to the environment", command=f"envforge add --pip {module} && envforge install"),
-        Hint(f"to use the default, omit `{wish.split()[0]}`"),
+        f"to add `{module}` to the environment, run `envforge add --pip {module} && envforge install`",
+        f"to use the default, omit `{wish.split()[0]}`",
     )
     return library(module, f"`{wish}`", hint=ways)
 
@@ -108,8 +107,8 @@ def _tiktoken(name: str) -> Tokenizer:
         raise ProjectError(
             f"cannot load `--tokenizer {name}`: {str(error).splitlines()[0]}",
             hint=(
-                Hint(f"known names are {', '.join(tiktoken.list_encoding_names())}"),
-                Hint("the first use of a name downloads its table, which requires a network connection"),
+                f"known names are {', '.join(tiktoken.list_encoding_names())}",
+                "the first use of a name downloads its table, which requires a network connection",
             ),
         ) from error
     return Tokenizer(encoding.n_vocab, encoding.encode_ordinary, encoding.decode)
@@ -120,9 +119,9 @@ def _read(path: Path) -> str:
         raise ProjectError(
             f"`--tokenizer {path}` is neither a known name nor a file",
             hint=(
-                Hint("to use bytes", option=f"--tokenizer {BYTES}"),
-                Hint("to use a tokenizer of tiktoken", option=f"--tokenizer {TIKTOKEN}gpt2"),
-                Hint("to use a file of the library tokenizers", option="--tokenizer DIR/tokenizer.json"),
+                f"to use bytes, pass `--tokenizer {BYTES}`",
+                f"to use a tokenizer of tiktoken, pass `--tokenizer {TIKTOKEN}gpt2`",
+                "to use a file of the library tokenizers, pass `--tokenizer DIR/tokenizer.json`",
             ),
         )
     return path.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .config import Config
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
 from .images import (
     SUFFIXES,
@@ -42,8 +42,8 @@ def about(config: Config, classes: list[str], labels: list[int], size: int, chan
 def _digits(config: Config) -> Data:
     """Load 1797 real digits of 8 by 8 pixels in 10 classes (UCI, in scikit-learn)."""
     hint = (
-        Hint("to install the locked environment", command="envforge install"),
-        Hint("to use your own images", option="--data DIR"),
+        "to install the locked environment, run `envforge install`",
+        "to use your own images, pass `--data DIR`",
     )
     digits = library("sklearn.datasets", "the built-in data", hint=hint).load_digits()
     images = torch.tensor(digits.images.tolist(), dtype=torch.float32).unsqueeze(1) / 16

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 from .layers import Block as Attention
 
 
@@ -97,8 +97,7 @@ def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
         if size % patch:
             raise ProjectError(
                 f"the image size {size} is not a multiple of the patch size {patch}",
-                hint="to scale the images",
-                option=f"--image-size {(size // patch + 1) * patch}",
+                hint=f"to scale the images, pass `--image-size {(size // patch + 1) * patch}`",
             )
         return ViT(channels, classes, 4 * config.width, size=size, patch=patch, depth=config.depth)
     source, _, name = config.model.partition(":")
@@ -115,8 +114,9 @@ def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
     if wanted not in (0, size):
         raise ProjectError(
             f"`--model {config.model}` requires images of {wanted} pixels, found {size}",
-            hint="to scale your images",
-            option=f"--image-size {wanted}" if config.data else f"--data DIR --image-size {wanted}",
+            hint=f"to scale your images, pass `--image-size {wanted}`"
+            if config.data
+            else f"to scale your images, pass `--data DIR --image-size {wanted}`",
         )
     return model
 
@@ -170,10 +170,10 @@ def _timm(name: str, classes: int, *, pretrained: bool) -> tuple[nn.Module, int]
 
 def _library(name: str) -> Any:
     hint = (
-        Hint("to install the locked environment", command="envforge install")
+        "to install the locked environment, run `envforge install`"
         if name == "torchvision"
-        else Hint(f"to add `{name}` to the environment", command=f"envforge add --pip {name} && envforge install"),
-        Hint("to use a model of this project", option="--model resnet"),
+        else f"to add `{name}` to the environment, run `envforge add --pip {name} && envforge install`",
+        "to use a model of this project, pass `--model resnet`",
     )
     return library(name, f"`--model {name}:NAME`", hint=hint)
 
@@ -182,8 +182,6 @@ def _refuse_unknown(place: str, name: str, known: list[str]) -> None:
     if name not in known:
         source = place.split(".")[0]
         near = difflib.get_close_matches(name, known, n=3)
-        ways = [Hint(f"to use the similar name `{each}`", option=f"--model {source}:{each}") for each in near]
+        ways = [f"to use the similar name `{each}`, pass `--model {source}:{each}`" for each in near]
         every = f'python -c "import {place}; print({place}.list_models())"'
-        raise ProjectError(
-            f"`{source}` has no model `{name}`", hint=ways or [Hint("to list its models", command=every)]
-        )
+        raise ProjectError(f"`{source}` has no model `{name}`", hint=ways or [f"to list its models, run `{every}`"])

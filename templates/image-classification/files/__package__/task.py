@@ -15,10 +15,11 @@ from .data import augment, mix
 from .engine import run
 from .engine.amp import Batch
 from .engine.device import Precision
-from .engine.metrics import Confusion, Metric, balanced, scores_of, show_confusion
+from .engine.run import Metric
 from .engine.smoke import Limits
 from .images import as_float
 from .model import is_convolutional
+from .scores import Confusion, balanced, scores_of, show_confusion
 
 
 class Task(run.Task):

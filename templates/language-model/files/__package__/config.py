@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .engine.options import TrainOptions, default, option, require
+from .engine.options import PRECISIONS, TrainOptions, default, option, require
 from .layers import SIZES
 from .texts import BYTES, HUGGING_FACE, TIKTOKEN
-
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +30,7 @@ class Config(TrainOptions):
     size: str = option("micro", "Set the size of the model.", choices=tuple(SIZES), resume="same")
     context: int = option(128, "Set how many tokens the model sees at once.", resume="same")
     dropout: float = option(0.0, "Drop this fraction of the activations in training.")
-    precision: str = option(
-        "auto", "Compute in this precision; auto depends on the device.", choices=PRECISIONS, resume="free"
-    )
+    precision: str = option("auto", "Compute in this precision.", choices=(*PRECISIONS, "fp8"), resume="free")
     fsdp: bool = option(False, "Shard the weights over all processes (FSDP2), for large models.", resume="free")
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from .config import Config
 from .engine import distributed
 from .engine.checkpoint import write_aside
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 from .engine.loader import Data, by_chance, fingerprint
 from .texts import BYTES, Tokenizer, open_tokenizer, tokenizer_block
 
@@ -79,7 +79,7 @@ def load_data(config: Config) -> Data:
             raise ProjectError(
                 f"the {name} text has {each.tokens} tokens, but `--context {config.context}` requires at least "
                 f"{config.context + 1}",
-                hint=(Hint("to use shorter windows", option="--context COUNT"), Hint("add more text")),
+                hint=("to use shorter windows, pass `--context COUNT`", "add more text"),
             )
     size = sum(len(text) + 1 for text in validation)  # the end of a document is one byte
     return Data(
@@ -100,7 +100,7 @@ def load_data(config: Config) -> Data:
 
 def _python_documentation() -> list[Document]:
     """Load the topics of Python's ``help()``: 79 documents, 0.4 MB, without repeated paragraphs."""
-    hint = [Hint("to use your own text", option="--data FILE")]
+    hint = ["to use your own text, pass `--data FILE`"]
     topics = library("pydoc_data.topics", "the built-in data", hint=hint).topics
     seen: set[str] = set()
     documents: list[Document] = []
@@ -123,8 +123,7 @@ def _documents(path: Path, config: Config) -> list[Document]:
     else:
         raise ProjectError(
             f"`--data {path}` is neither a file nor a directory",
-            hint="to use a text file or a directory of text files",
-            option="--data PATH",
+            hint="to use a text file or a directory of text files, pass `--data PATH`",
         )
     sizes = Counter(size for each in paths if (size := each.stat().st_size))
     seen: set[bytes] = set()
@@ -141,8 +140,7 @@ def _documents(path: Path, config: Config) -> list[Document]:
         found = f"found {len(paths)} files with the suffixes {config.suffixes}, and none with content"
         raise ProjectError(
             f"`{path}` contains no text: {found}",
-            hint="to read files with other suffixes",
-            option="--suffixes .txt,.log",
+            hint="to read files with other suffixes, pass `--suffixes .txt,.log`",
         )
     return documents
 

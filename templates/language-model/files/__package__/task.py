@@ -17,7 +17,7 @@ from .engine import distributed, run
 from .engine.amp import Batch
 from .engine.checkpoint import write_text
 from .engine.device import Precision
-from .engine.metrics import Metric
+from .engine.run import Metric
 from .engine.smoke import Limits
 from .model import GPT
 from .predict import generate
@@ -40,6 +40,12 @@ class Task(run.Task):
         if self.config.fsdp:
             sharding.shard(model, list(cast(GPT, model).blocks), precision)
         return model
+
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (sharding.state if self.config.fsdp else super().state)(model, optimizer)
+
+    def load_state(self, *arguments: Any) -> None:
+        (sharding.load_state if self.config.fsdp else super().load_state)(*arguments)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean over the tokens; every window has equally many."""

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
 from .engine import distributed
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
 from .images import SUFFIXES, decode, image_files, mirror, pixels, random_box, square, training_and_validation
 
@@ -68,8 +68,8 @@ def _coins(config: Config) -> Data:
 def coins() -> tuple[Tensor, Tensor]:
     """Return the picture, with values in [0, 1], and its mask."""
     hint = (
-        Hint("to install the locked environment", command="envforge install"),
-        Hint("to use your own images", option="--data DIR"),
+        "to install the locked environment, run `envforge install`",
+        "to use your own images, pass `--data DIR`",
     )
     data, filters, segmentation = (
         library(f"skimage.{name}", "the built-in data", hint=hint) for name in ("data", "filters", "segmentation")
@@ -216,8 +216,8 @@ def read_mask(path: Path, values: dict[int, int]) -> Image.Image:
         raise ProjectError(
             f"the mask `{path}` contains the class {unknown}, but `--classes` has {len(values) - 1} names",
             hint=(
-                Hint("to name all classes", option="--classes NAME0,NAME1,NAME2"),
-                Hint(f"to ignore pixels, set them to {IGNORED} in the mask"),
+                "to name all classes, pass `--classes NAME0,NAME1,NAME2`",
+                f"to ignore pixels, set them to {IGNORED} in the mask",
             ),
         )
     return Image.fromarray(found.astype(numpy.uint8))

@@ -14,10 +14,11 @@ from .config import IGNORED, Config
 from .data import augment
 from .engine import run
 from .engine.amp import Batch
-from .engine.metrics import Confusion, Metric, balanced
+from .engine.run import Metric
 from .engine.smoke import Limits
 from .images import as_float
 from .pictures import draw_masks
+from .scores import Confusion, balanced
 
 
 class Task(run.Task):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .config import Config
 from .engine import distributed
-from .engine.errors import Hint, ProjectError, library
+from .engine.errors import ProjectError, library
 from .engine.loader import Data, Tensors, fingerprint, split
 from .engine.options import as_option, words
 from .tables import Table, is_empty, number, read_table
@@ -62,7 +62,7 @@ def encode(table: Table, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(table: Table, column: dict[str, Any]) -> Tensor:
-    values = table.numbers(column["name"], hint=())
+    values = table.numbers(column["name"], hint="")
     empty = numpy.isnan(values)
     if empty.any() and not column["may_be_empty"]:
         place = table.place(column["name"], int(empty.argmax()))
@@ -126,18 +126,17 @@ def _is_words(column: Any) -> bool:
 
 
 def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[str, Any]:
-    ignore = Hint("to ignore the column", option=as_option("ignore", ",".join([*words(config.ignore), name])))
-    values = table.numbers(name, hint=[ignore])
+    ignore = f"to ignore the column, pass `{as_option('ignore', ','.join([*words(config.ignore), name]))}`"
+    values = table.numbers(name, hint=ignore)
     empty = numpy.isnan(values)
     if empty.any() and config.missing == "error":
         raise ProjectError(
             f"{table.place(name, int(empty.argmax()))} is empty",
-            hint="to replace empty cells by the column's mean and mark them",
-            option="--missing mean",
+            hint="to replace empty cells by the column's mean and mark them, pass `--missing mean`",
         )
     known = values[kept][~empty[kept]]
     if not len(known):
-        raise ProjectError(f"column `{name}` of `{table.source}` is empty in all training rows", hint=[ignore])
+        raise ProjectError(f"column `{name}` of `{table.source}` is empty in all training rows", hint=ignore)
     deviation = float(known.std()) or 1.0
     return {"name": name, "mean": float(known.mean()), "deviation": deviation, "may_be_empty": bool(empty.any())}
 
@@ -157,13 +156,12 @@ def _labels(table: Table, name: str, config: Config) -> list[str]:
 def _target(table: Table, name: str, kept: list[int], cells: list[str]) -> tuple[Tensor, dict[str, Any]]:
     """Return targets with the names of their classes, or scaled targets with mean and deviation of training rows."""
     if not cells:
-        values = table.numbers(name, hint=[Hint("to predict classes", option="--task classification")])
+        values = table.numbers(name, hint="to predict classes, pass `--task classification`")
         mean, deviation = float(values[kept].mean()), float(values[kept].std())
         if deviation == 0:
             raise ProjectError(
                 f"the target `{name}` is {mean:g} in all training rows",
-                hint="to predict another column",
-                option="--target NAME",
+                hint="to predict another column, pass `--target NAME`",
             )
         scaled = torch.from_numpy(((values - mean) / deviation).astype(numpy.float32))
         return scaled, {"target": name, "labels": [], "counts": [], "mean": mean, "deviation": deviation}
@@ -175,13 +173,13 @@ def _target(table: Table, name: str, kept: list[int], cells: list[str]) -> tuple
 
 
 def _check_labels(table: Table, name: str, labels: set[str]) -> None:
-    another = Hint("to predict another column", option="--target NAME")
+    another = "to predict another column, pass `--target NAME`"
     if len(labels) < 2:
-        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=[another])
+        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=another)
     if len(labels) > table.rows // 2:
         raise ProjectError(
             f"the target `{name}` has {len(labels)} classes in {table.rows} rows",
-            hint=(another, Hint("to predict it as a number", option="--task regression")),
+            hint=(another, "to predict it as a number, pass `--task regression`"),
         )
 
 
@@ -196,8 +194,8 @@ def _is_regression(table: Table, name: str, config: Config) -> bool:
 def tumors() -> Table:
     """Load 569 real tumors with 30 measurements each, benign or malignant (UCI, in scikit-learn)."""
     hint = (
-        Hint("to install the locked environment", command="envforge install"),
-        Hint("to use your own table", option="--data FILE"),
+        "to install the locked environment, run `envforge install`",
+        "to use your own table, pass `--data FILE`",
     )
     bunch = library("sklearn.datasets", "the built-in data", hint=hint).load_breast_cancer()
     columns: dict[str, Any] = {str(name): column for name, column in zip(bunch.feature_names, bunch.data.T)}

@@ -14,8 +14,9 @@ from .config import Config
 from .engine import distributed, run
 from .engine.amp import Batch
 from .engine.log import pyplot, save_figure
-from .engine.metrics import Confusion, Metric, balanced, scores_of, show_confusion
+from .engine.run import Metric
 from .engine.smoke import Limits
+from .scores import Confusion, balanced, scores_of, show_confusion
 
 MOST_POINTS = 5000  # in a picture
 

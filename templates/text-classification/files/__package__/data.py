@@ -93,8 +93,7 @@ def _hugging_face(config: Config) -> dict[str, Any]:
     if tokenizer.pad_token_id is None:
         raise ProjectError(
             f"the tokenizer of `--model {config.model}` has no padding token",
-            hint="to use a model with a padding token",
-            option="--model hf:distilbert-base-uncased",
+            hint="to use a model with a padding token, pass `--model hf:distilbert-base-uncased`",
         )
     return {"name": config.model, "pad": int(tokenizer.pad_token_id), "size": len(tokenizer)}
 
@@ -121,7 +120,7 @@ def _read(path: Path, config: Config) -> Rows:
         bad += 1
         missing = f"`{path}`, {place}: {'label' if text else 'text'} is empty, or not a text"
         if bad > config.max_bad_rows:
-            raise ProjectError(missing, hint="fix it, or, to skip such rows", option="--max-bad-rows COUNT")
+            raise ProjectError(missing, hint="fix it, or, to skip such rows, pass `--max-bad-rows COUNT`")
         print(f"skipped: {missing}", file=sys.stderr)
     if not rows:
         raise ProjectError(f"`{path}` has no rows", hint="add one row for each text after the header")
@@ -136,8 +135,7 @@ def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]
             if column not in record:
                 raise ProjectError(
                     f"`{path}`, {place} has no `{column}`; found {', '.join(f'`{name}`' for name in record)}",
-                    hint="to select the columns",
-                    option="--text-column NAME --label-column NAME",
+                    hint="to select the columns, pass `--text-column NAME --label-column NAME`",
                 )
         yield place, record
 
@@ -190,8 +188,7 @@ def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
     if lost:
         raise ProjectError(
             f"no text of class `{lost[0]}` is left for training",
-            hint="to validate on fewer texts",
-            option="--val-fraction FRACTION",
+            hint="to validate on fewer texts, pass `--val-fraction FRACTION`",
         )
     return train, [row for row in rows if row[0] in held_back]
 
@@ -204,8 +201,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
     if len(counts) > 20 and 2 * len(counts) > sum(counts.values()):
         raise ProjectError(
             f"found {len(counts)} different labels in {sum(counts.values())} rows",
-            hint="to select another column for the labels",
-            option="--label-column NAME",
+            hint="to select another column for the labels, pass `--label-column NAME`",
         )
     few = sorted(label for label in counts if len(by_class.get(label, ())) < 2)
     if few:
@@ -236,8 +232,7 @@ def python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[R
         if missing.total():
             raise ProjectError(
                 f"the sources of the standard library are incomplete: {missing.total()} texts are missing",
-                hint="to use your own file",
-                option="--data FILE",
+                hint="to use your own file, pass `--data FILE`",
             )
         sides.append(rows)
     return sides[0], sides[1]

@@ -90,8 +90,7 @@ def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
     if longest < config.context:
         raise ProjectError(
             f"`--context {config.context}` is larger than the limit of {config.model}, {longest} tokens",
-            hint="to cut the texts",
-            option=f"--context {longest}",
+            hint=f"to cut the texts, pass `--context {longest}`",
         )
     return HuggingFace(model, about["pad"])
 

@@ -13,8 +13,9 @@ from torch.nn import functional
 from .config import Config
 from .engine import run
 from .engine.amp import Batch
-from .engine.metrics import Confusion, Metric, balanced, scores_of, show_confusion
+from .engine.run import Metric
 from .engine.smoke import Limits
+from .scores import Confusion, balanced, scores_of, show_confusion
 
 
 class Task(run.Task):

@@ -1,8 +1,7 @@
 """Train in mixed precision. Only ``Amp`` defines the order: autocast, scale, backward, unscale, clip, step, update.
 
 If the loss or a gradient of a step is not finite, weights, optimizer, and BatchNorm statistics keep their values, and
-the step counts as skipped. The host waits for the GPU only to read whether the step before the last one was skipped;
-see ``_Verdict``.
+the step counts as skipped. The host waits for the GPU only to read whether the step before the last one was skipped.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 
 from . import compat, distributed
 from .device import Precision
-from .errors import Hint, ProjectError
+from .errors import ProjectError
 from .options import TrainOptions
 
 Batch = tuple[Tensor, ...]
-LOWER_RATE = Hint("to lower the learning rate", option="--lr RATE")
+COUNTS = ("started", "skipped", "skipped_in_row")
+LOWER_RATE = "to lower the learning rate, pass `--lr RATE`"
 
 
 class Amp:
@@ -38,9 +38,13 @@ class Amp:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
         self._statistics = _Statistics(model)
-        self._pending: _Verdict | None = None
-        settings = {"init_scale": config.init_scale, "growth_interval": config.growth_interval}
-        self._scaler = compat.grad_scaler(self._device.type, enabled=precision.scaled, **settings)
+        self._pending: Callable[[], bool] | None = None
+        self._scaler = compat.grad_scaler(
+            self._device.type,
+            enabled=precision.scaled,
+            init_scale=config.init_scale,
+            growth_interval=config.growth_interval,
+        )
 
     @property
     def applied(self) -> int:
@@ -96,46 +100,33 @@ class Amp:
         return mean_loss
 
     def scale(self) -> float:
-        """Return the loss scale; 1.0 without loss scaling. Waits for the device, so call it only when logging."""
-        return float(self._scaler.get_scale())
-
-    def check_scale(self) -> float:
-        """Return the loss scale; raise if it is below 1, because gradients then vanish without any other sign."""
-        scale = self.scale()
+        """Return the loss scale, 1.0 if there is none; raise if it is smaller. Waits for the device."""
+        scale = float(self._scaler.get_scale())
         if scale < 1.0:
-            raise ProjectError(
-                f"the loss scale is {scale:g} (below 1) after {self.started} steps, because gradients keep "
-                f"overflowing fp16{self._culprit()}",
-                hint=(LOWER_RATE, Hint("to train without loss scaling", option="--precision fp32")),
-            )
+            why = f"gradients keep overflowing fp16, and then vanish{self._culprit()}"
+            hint = (LOWER_RATE, "to train without loss scaling, pass `--precision fp32`")
+            raise ProjectError(f"the loss scale is {scale:g} (below 1) after {self.started} steps: {why}", hint=hint)
         return scale
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, as plain values and tensors."""
-        return {
-            "scaler": self._scaler.state_dict(),
-            "started": self.started,
-            "skipped": self.skipped,
-            "skipped_in_row": self.skipped_in_row,
-            "pending": None if self._pending is None else self._pending.read(),
-        }
+        counts = {name: getattr(self, name) for name in COUNTS}
+        pending = None if self._pending is None else self._pending()
+        return {"scaler": self._scaler.state_dict(), "pending": pending, **counts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state["scaler"]:  # empty after a run in another precision
             self._scaler.load_state_dict(state["scaler"])
-        self.started = state["started"]
-        self.skipped, self.skipped_in_row = state["skipped"], state["skipped_in_row"]
-        pending = state["pending"]
-        self._pending = None if pending is None else _Verdict(torch.tensor(pending, device=self._device))
+        for name in COUNTS:
+            setattr(self, name, state[name])
+        self._pending = None if state["pending"] is None else lambda: bool(state["pending"])
 
     def _step_unless(self, bad: Tensor) -> None:
-        """Step if everything is finite. A fused optimizer decides on the device; with others, the host waits."""
+        """Step if everything is finite. A fused optimizer decides on the GPU; with others, the host waits."""
         if self.precision.scaled:
             self._scaler.step(self.optimizer)
             self._scaler.update()
-        elif _is_known_good(bad):
-            self.optimizer.step()
-        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        elif bad.is_cuda and getattr(self.optimizer, "_step_supports_amp_scaling", False):
             fused: Any = self.optimizer
             fused.found_inf = bad.float()
             fused.step()
@@ -145,69 +136,49 @@ class Amp:
 
     def _judge(self, bad: Tensor, loss: Tensor, batches: Sequence[Batch]) -> None:
         """Count a skip. On CUDA, the host reads the verdict one step later, so that the queue never runs empty."""
-        verdict: _Verdict | None = _Verdict(bad)
+        verdict: Callable[[], bool] | None = _verdict(bad)
         if self._device.type == "cuda":
             self._pending, verdict = verdict, self._pending
         if verdict is None:
             return
-        if not verdict.read():
-            self.skipped_in_row = 0
-            return
-        self.skipped += 1
-        self.skipped_in_row += 1
+        is_bad = verdict()
+        self.skipped += is_bad
+        self.skipped_in_row = self.skipped_in_row + 1 if is_bad else 0
         if self.skipped_in_row >= self.max_skips:
+            tensors = (tensor for batch in batches for tensor in batch if isinstance(tensor, Tensor))
+            is_sound = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+            data = "" if is_sound else "; the data contain values that are not finite"
             raise ProjectError(
                 f"{self.skipped_in_row} steps in a row were skipped because loss or gradients were not finite; "
-                f"at step {self.started} the loss is {float(loss):g}{self._culprit()}{_bad_data(batches)}",
-                hint=(LOWER_RATE, Hint("to compare with full precision", option="--precision fp32")),
+                f"at step {self.started} the loss is {float(loss):g}{self._culprit()}{data}",
+                hint=(LOWER_RATE, "to compare with full precision, pass `--precision fp32`"),
             )
 
     def _culprit(self) -> str:
         """Return the name of the first parameter that is not finite, or whose gradient is not."""
         named = list(self.model.named_parameters())
-        for name, parameter in named:
-            if not _is_finite(parameter):
-                return f"; the first parameter that is not finite is `{name}`"
-        for name, parameter in named:
-            if parameter.grad is not None and not _is_finite(parameter.grad):
-                return f"; the first parameter whose gradient is not finite is `{name}`"
+        gradients = [(name, parameter.grad) for name, parameter in named if parameter.grad is not None]
+        for what, tensors in (("that", named), ("whose gradient", gradients)):
+            for name, tensor in tensors:
+                if not torch.isfinite(tensor).all():
+                    return f"; the first parameter {what} is not finite is `{name}`"
         return "; all gradients are finite"
 
 
-def _is_known_good(bad: Tensor) -> bool:
-    """Return whether a step is known to be finite; on a GPU that would need a wait, so it is not known there."""
-    return bad.device.type == "cpu" and not bool(bad)
+def _verdict(bad: Tensor) -> Callable[[], bool]:
+    """Return a function that reads ``bad``, without a wait for work that the device queues later."""
+    if bad.device.type != "cuda":
+        return lambda: bool(bad)
+    answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+    answer.copy_(bad, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
 
+    def read() -> bool:
+        event.synchronize()
+        return bool(answer)
 
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
-
-
-def _bad_data(batches: Sequence[Batch]) -> str:
-    """Return which tensor of the data is not finite, if one is."""
-    for batch in batches:
-        for number, tensor in enumerate(batch, start=1):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not _is_finite(tensor):
-                return f"; the data contains values that are not finite (tensor {number} of the batch)"
-    return ""
-
-
-class _Verdict:
-    """A boolean that the device has yet to compute; reading it doesn't wait for work that was queued later."""
-
-    def __init__(self, answer: Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        self._answer = answer
-        if answer.device.type == "cuda":
-            self._answer = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self._answer.copy_(answer, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def read(self) -> bool:
-        if self._event is not None:
-            self._event.synchronize()
-        return bool(self._answer)
+    return read
 
 
 class _Statistics:
@@ -218,12 +189,15 @@ class _Statistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        places: dict[torch.dtype, list[tuple[nn.Module, str, Tensor]]] = {}
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for name, buffer in module.named_buffers(recurse=False):
-                    places.setdefault(buffer.dtype, []).append((module, name, buffer))
-        self._flat = [_share(same_type) for same_type in places.values()]
+        layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        places = [(layer, *named) for layer in layers for named in layer.named_buffers(recurse=False)]
+        self._flat: list[Tensor] = []
+        for dtype in {buffer.dtype for _, _, buffer in places}:
+            same = [(layer, name, buffer) for layer, name, buffer in places if buffer.dtype == dtype]
+            flat = torch.cat([buffer.reshape(-1) for _, _, buffer in same])
+            for (layer, name, buffer), part in zip(same, flat.split([buffer.numel() for _, _, buffer in same])):
+                setattr(layer, name, part.view(buffer.shape))
+            self._flat.append(flat)
         self._copies = [flat.clone() for flat in self._flat]
 
     def remember(self) -> None:
@@ -231,7 +205,7 @@ class _Statistics:
             copy.copy_(flat)
 
     def put_back_if(self, bad: Tensor) -> None:
-        if not _is_known_good(bad):
+        if bad.device.type != "cpu" or bool(bad):  # reading it costs nothing on the CPU
             for copy, flat in zip(self._copies, self._flat):
                 flat.copy_(torch.where(bad, copy, flat))
 
@@ -240,12 +214,3 @@ class _Statistics:
         for flat in self._flat:
             if flat.is_floating_point():
                 distributed.average(flat)
-
-
-def _share(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
-    """Move the buffers into one tensor and make each a view of its part."""
-    flat = torch.cat([buffer.reshape(-1) for _, _, buffer in buffers])
-    parts = flat.split([buffer.numel() for _, _, buffer in buffers])
-    for (module, name, buffer), part in zip(buffers, parts):
-        setattr(module, name, part.view(buffer.shape))
-    return flat

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from . import compat
-from .errors import PACKAGE, DiskError, Hint, ProjectError, naming
+from .errors import CONTINUE, PACKAGE, ProjectError, naming
 from .options import from_echo
 
 Config = TypeVar("Config")
 
 FORMAT = 3
 BEST, LAST, MODEL = "best.pt", "last.pt", "model.pt"
-OTHER_RUN = Hint("to start another run", option="--run-dir runs/NAME")
+OTHER_RUN = "to start another run, pass `--run-dir runs/NAME`"
 
 
 class Checkpoints:
@@ -45,10 +45,8 @@ class Checkpoints:
             write_aside(path, lambda file: torch.save({"format": FORMAT, **state}, file))
             write_text(_mark(path), f"{_sha256(path)}\n")
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise DiskError(
-                f"cannot write the checkpoint `{path}`: {error}",
-                hint="free some disk space, and check that the directory is still writable",
-            ) from error
+            hint = f"free some disk space, and check that the directory is still writable{CONTINUE}"
+            raise ProjectError(f"cannot write the checkpoint `{path}`: {error}", hint=hint) from error
         for old in self.complete()[: -self.keep]:
             _mark(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
@@ -57,16 +55,13 @@ class Checkpoints:
 
     def keep_as(self, path: Path, name: str) -> None:
         """Give the checkpoint at ``path``, which may be deleted later, a second name."""
-        kept = self.folder / name
-        _mark(kept).unlink(missing_ok=True)
-        for source, target in ((path, kept), (_mark(path), _mark(kept))):
-            aside = _aside(target)
-            aside.unlink(missing_ok=True)
-            try:
-                os.link(source, aside)
-            except OSError:  # the file system has no hard links
-                shutil.copyfile(source, aside)
-            os.replace(aside, target)
+        aside = _aside(self.folder / name)
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(path, aside)
+        except OSError:  # the file system has no hard links
+            shutil.copyfile(path, aside)
+        os.replace(aside, self.folder / name)
 
     def complete(self) -> list[Path]:
         """Return the checkpoints that have a checksum, oldest first."""
@@ -82,7 +77,7 @@ class Checkpoints:
             hashes = f"expected sha256 {wanted[:12]}…, found {actual[:12]}…"
             say(f"checkpoint `{path}` is corrupt ({hashes}): using the previous one")
         if found:
-            raise ProjectError(f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)", hint=[OTHER_RUN])
+            raise ProjectError(f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)", hint=OTHER_RUN)
         return None
 
 
@@ -96,11 +91,9 @@ def load(path: Path) -> dict[str, Any]:
         raise ProjectError(f"cannot read `{path}`: {str(error).splitlines()[0]}") from error
     found = state.get("format", 0) if isinstance(state, dict) else 0
     if found != FORMAT:
-        age = "a newer version" if found > FORMAT else "an older version"
-        raise ProjectError(
-            f"`{path}` was written by {age} of this code: expected format {FORMAT}, found {found}",
-            hint=(Hint("to read it, check out the version of the project that wrote it"), OTHER_RUN),
-        )
+        age = f"{'a newer' if found > FORMAT else 'an older'} version of this code: expected format {FORMAT}"
+        hint = ("to read it, check out the version of the project that wrote it", OTHER_RUN)
+        raise ProjectError(f"`{path}` was written by {age}, found {found}", hint=hint)
     return state
 
 
@@ -109,8 +102,8 @@ def load_model(run: Path) -> dict[str, Any]:
     files = (run / MODEL, run / "checkpoints" / LAST) if run.is_dir() else (run,)
     path = next((path for path in files if path.is_file()), None)
     if path is None:
-        command = f"python -m {PACKAGE}.train"
-        raise ProjectError(f"there is no trained model at `{files[0]}`", hint="to train one", command=command)
+        hint = f"to train one, run `python -m {PACKAGE}.train`"
+        raise ProjectError(f"there is no trained model at `{files[0]}`", hint=hint)
     state = load(path)
     return {**state, "model": {**state["model"], **state.get("ema", {})}}
 
@@ -162,16 +155,16 @@ def make_run_dir(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         message = f"cannot {deed} the run directory `{folder}`: {error.strerror or error}"
-        raise ProjectError(message, hint="to use another directory", option="--run-dir runs/NAME") from error
+        raise ProjectError(message, hint="to use another directory, pass `--run-dir runs/NAME`") from error
 
 
 def random_state(*, cuda: bool = True) -> dict[str, Any]:
     """Return the state of every global random generator, in types that ``weights_only`` loading accepts."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    name, keys, *rest = numpy.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "numpy": [str(name), [int(key) for key in keys], *rest],
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if cuda and torch.cuda.is_initialized() else [],
     }
@@ -180,8 +173,7 @@ def random_state(*, cuda: bool = True) -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+    numpy.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][0])

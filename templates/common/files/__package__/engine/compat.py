@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import Hint, UnsupportedError
+from .errors import UnsupportedError
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
@@ -57,21 +57,16 @@ def compiled(model: nn.Module, device_type: str) -> nn.Module:
     config: Any = importlib.import_module("torch._functorch.config")
     if hasattr(config, "backward_pass_autocast"):
         config.backward_pass_autocast = "off"
-    missing, hints = [], [Hint("to train without it, omit `--compile`")]
+    missing, hints = [], ["to train without it, omit `--compile`"]
     if device_type == "cuda" and importlib.util.find_spec("triton") is None:
         missing.append("triton")
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang", "cl", os.environ.get("CXX", "g++"))):
         missing.append("a C++ compiler")
         install = "envforge add cxx-compiler && envforge install"
-        hints.append(Hint("to add a compiler, which `envforge run` activates", command=install))
+        hints.append(f"to add a compiler, which `envforge run` activates, run `{install}`")
     if missing:
         raise UnsupportedError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=hints)
     return cast("nn.Module", torch.compile(model))
-
-
-def nccl_version() -> str | None:
-    has_nccl = torch.cuda.is_available() and distributed.is_available() and distributed.is_nccl_available()
-    return ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -80,16 +75,3 @@ def load(path: Path) -> dict[str, Any]:
         warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
-
-
-def set_tf32(enabled: bool) -> None:
-    """Use TF32 or IEEE fp32 for fp32 matrix products and convolutions on CUDA."""
-    torch.set_float32_matmul_precision("high" if enabled else "highest")
-    torch.backends.cudnn.allow_tf32 = enabled
-
-
-def make_deterministic() -> None:
-    """Allow only deterministic kernels. Call this before the first CUDA call: cuBLAS reads the variable once."""
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False

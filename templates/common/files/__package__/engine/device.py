@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,12 +15,13 @@ import torch
 
 from . import compat, distributed
 from .checkpoint import make_run_dir, seed_everything
-from .errors import Hint, ProjectError, UnsupportedError
+from .errors import ProjectError, UnsupportedError
 from .options import TrainOptions
 
+WSL_CUDA = "usr/lib/wsl/lib/libcuda.so.1"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-BEST_PRECISION = Hint("to use the best supported precision", option="--precision auto")
-_CPU_BF16 = ("avx512_bf16", "amx_bf16")
+BEST_DEVICE = "to use the best available device, pass `--device auto`"
+BEST_PRECISION = "to use the best supported precision, pass `--precision auto`"
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ class Ability:
 def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.device, Precision]:
     """Choose device and precision, print the reason, configure torch, and seed. Call it before the model is made."""
     if config.deterministic:
-        compat.make_deterministic()
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it once, at the first CUDA call
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     # torch counts the CPUs of the machine; with more threads than the quota allows, all of them wait for each other
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_cpus()))
     distributed.join(config.device)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, ability_of(device))
-    compat.set_tf32(precision.name != "fp32" or config.precision == "auto")
+    allow_tf32 = precision.name != "fp32" or config.precision == "auto"
+    torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = allow_tf32
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = not config.deterministic
@@ -86,7 +92,13 @@ def choose_device(request: str) -> torch.device:
     try:
         device = torch.device(request)
     except RuntimeError as error:
-        raise _unknown_device(request) from error
+        kind, _, index = request.lower().partition(":")
+        near = "cuda" if kind in ("gpu", "nvidia") else next(iter(get_close_matches(kind, DEVICES, n=1)), "")
+        near += f":{index}" if near == "cuda" and index.isdecimal() else ""
+        raise ProjectError(
+            f"unknown device `{request}`: expected {', '.join(DEVICES)}, or `cuda:N` for one of several GPUs",
+            hint=f"did you mean `--device {near}`?" if near else BEST_DEVICE,
+        ) from error
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -94,30 +106,18 @@ def choose_device(request: str) -> torch.device:
     return device
 
 
-def _unknown_device(request: str) -> ProjectError:
-    kind, _, index = request.lower().partition(":")
-    near = "cuda" if kind in ("gpu", "nvidia") else next(iter(get_close_matches(kind, DEVICES, n=1)), "")
-    if near == "cuda":
-        near += f":{index}" if index.isdecimal() else ""
-    return ProjectError(
-        f"unknown device `{request}`: expected {', '.join(DEVICES)}, or `cuda:N` for one of several GPUs",
-        hint=f"did you mean `--device {near}`?" if near else "to use the best available device",
-        option="" if near else "--device auto",
-    )
-
-
 def _unusable_device(device: torch.device, reason: str) -> ProjectError:
-    hints = [Hint("to use the best available device", option="--device auto")]
+    hints, gpus = [BEST_DEVICE], torch.cuda.device_count()
     if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
         reason = f"torch {torch.__version__} is a CPU build"
         hints += [
-            Hint("to find the CUDA build for this machine", command="envforge explain"),
-            Hint("to use that build, with its tag for TAG", command="envforge lock --variant TAG && envforge install"),
+            "to find the CUDA build for this machine, run `envforge explain`",
+            "to use that build, with its tag for TAG, run `envforge lock --variant TAG && envforge install`",
         ]
-    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
-        reason = f"the number of the last GPU is {torch.cuda.device_count() - 1}"
+    elif device.type == "cuda" and (device.index or 0) >= gpus > 0:
+        reason = f"the number of the last GPU is {gpus - 1}"
     elif device.type == "cuda":
-        hints.append(Hint("to find out why torch can't use the GPU", command="envforge verify machine"))
+        hints.append("to find out why torch can't use the GPU, run `envforge verify machine`")
     return ProjectError(f"cannot use the device `{device}`: {reason}", hint=hints)
 
 
@@ -127,96 +127,65 @@ def ability_of(device: torch.device) -> Ability:
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         return Ability("cuda", name, compat.native_bf16(device), capability)
     if device.type == "mps":
-        return Ability("mps", "Apple GPU", compat.TORCH >= (2, 6))
+        return Ability("mps", f"Apple GPU with torch {torch.__version__}", compat.TORCH >= (2, 6))
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
-    return Ability("cpu", "CPU", any(flag in flags for flag in _CPU_BF16))
+    found = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
+    return Ability("cpu", f"this CPU ({', '.join(found) or 'without bf16 instructions'})", bool(found))
 
 
 def choose_precision(request: str, ability: Ability) -> Precision:
     """Return the precision and its reason; raise if the device doesn't support the requested one."""
     if request == "auto":
-        return _automatic(ability)
+        if ability.bf16:
+            return Precision("bf16", f"{ability} supports bf16 natively")
+        if ability.kind == "cuda" and ability.capability >= (7, 0):
+            return Precision("fp16", f"{ability} has fp16 tensor cores, but only emulates bf16")
+        return Precision("fp32", f"{ability} has no fast half precision")
     reason = "requested"
     major, minor = {"tf32": (8, 0), "fp8": (8, 9)}.get(request, (0, 0))
     if major and (ability.kind != "cuda" or ability.capability < (major, minor)):
         message = f"{request} requires a GPU with compute capability {major}.{minor} or higher, found {ability}"
-        raise UnsupportedError(message, hint=[BEST_PRECISION])
+        raise UnsupportedError(message, hint=BEST_PRECISION)
     if request == "fp16" and ability.kind == "cpu":
-        raise UnsupportedError("fp16 on a CPU is several times slower than fp32", hint=[BEST_PRECISION])
-    if request == "fp8":
-        reason += "; large linear layers in float8, the rest in bf16; faster only with --compile"
+        raise UnsupportedError("fp16 on a CPU is several times slower than fp32", hint=BEST_PRECISION)
     if request == "bf16" and ability.kind == "cuda" and not ability.bf16:
         reason += f", but {ability} only emulates bf16; fp16 is faster on it"
     return Precision(request, reason)
 
 
-def _automatic(ability: Ability) -> Precision:
-    if ability.kind == "cuda":
-        if ability.bf16:
-            return Precision("bf16", f"{ability} supports bf16 natively")
-        if ability.capability >= (7, 0):
-            return Precision("fp16", f"{ability} has fp16 tensor cores, but only emulates bf16")
-        return Precision("fp32", f"{ability} has no half-precision tensor cores")
-    if ability.kind == "mps":
-        reason = "with torch 2.6 or later" if ability.bf16 else "with torch before 2.6"
-        return Precision("bf16" if ability.bf16 else "fp32", f"Apple GPU {reason}")
-    if ability.bf16:
-        return Precision("bf16", f"this CPU has {' or '.join(_CPU_BF16)}")
-    return Precision("fp32", f"this CPU has neither {' nor '.join(_CPU_BF16)}")
-
-
 def usable_cpus(root: Path = Path("/")) -> int:
-    """Return how many CPUs this process may use, by its affinity and the quota of its control group (v2 or v1)."""
+    """Return how many CPUs this process may use, by its affinity and the quotas of its control groups (v2 or v1)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([count, *_cgroup_quotas(root)])))
-
-
-def _cgroup_quotas(root: Path) -> Iterator[float]:
-    """Yield each CPU quota of the control group and of its parents, whose quotas apply, too."""
-    for group in _cgroups(root):
-        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-            try:
-                quota, period = " ".join((group / name).read_text() for name in names).split()
-            except (OSError, ValueError):  # the other version of control groups, or a group without this controller
-                continue
-            if quota.isdecimal() and period.isdecimal() and int(period):  # no quota: `max` or -1
-                yield int(quota) / int(period)
-
-
-def _cgroups(root: Path) -> Iterator[Path]:
-    """Yield the directories of the control group and of its parents, in both versions."""
-    top = root / "sys/fs/cgroup"
-    yield from (top, top / "cpu")  # in a container, the group itself is mounted here
+    top, quotas = root / "sys/fs/cgroup", []
     listing = root / "proc/self/cgroup"
-    for line in listing.read_text(errors="replace").splitlines() if listing.is_file() else ():
+    for line in ("0::", "0:cpu:", *(listing.read_text(errors="replace").splitlines() if listing.is_file() else ())):
         controllers, _, name = line.partition(":")[2].partition(":")
         group = Path(name.strip("/"))
         # a path with `..` is outside of the container, so it isn't mounted
-        if ".." not in group.parts and (not controllers or "cpu" in controllers.split(",")):
-            mount = top / "cpu" if controllers else top
-            yield from (mount / part for part in (group, *group.parents))
+        if ".." in group.parts or (controllers and "cpu" not in controllers.split(",")):
+            continue
+        mount, files = (top / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")) if controllers else (top, ("cpu.max",))
+        for part in (group, *group.parents):  # the quota of a parent applies, too
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no such group or controller
+                quota, period = " ".join((mount / part / file).read_text() for file in files).split()
+                quotas += [int(quota) / int(period)] if quota.isdecimal() else []  # without a quota: `max` or -1
+    return max(1, int(min([count, *quotas])))
 
 
 def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:
     """Return each sign of an NVIDIA device or driver with its source, without torch; empty if there is none."""
-    signs = ["kernel driver (/proc/driver/nvidia)"] if (root / "proc/driver/nvidia").exists() else []
-    if nodes := sorted(path.name for path in (root / "dev").glob("nvidia*")):
-        signs.append(f"device nodes (/dev/{', /dev/'.join(nodes[:3])})")
-    if gpus := [path.name for path in sorted((root / "sys/bus/pci/devices").glob("*")) if _is_nvidia_gpu(path)]:
-        signs.append(f"PCI device {', '.join(gpus)}")
-    if (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
-        signs.append("driver of Windows (/usr/lib/wsl/lib/libcuda.so.1)")
+    signs = []
+    for name, pattern in (("kernel driver", "proc/driver/nvidia"), ("device nodes", "dev/nvidia*"), ("WSL", WSL_CUDA)):
+        if found := sorted(map(str, root.glob(pattern))):
+            signs.append(f"{name} ({', '.join(found[:3])})")
+    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
+        with contextlib.suppress(OSError):  # an unreadable device is no sign
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+            if vendor == "0x10de" and kind.startswith("0x03"):  # NVIDIA, and a display controller
+                signs.append(f"PCI device {device.name}")
     if program := shutil.which("nvidia-smi"):
         signs.append(f"nvidia-smi ({program})")
     if nvml := ctypes.util.find_library("nvml" if os.name == "nt" else "nvidia-ml"):
         signs.append(f"NVML ({nvml})")
     return tuple(signs)
-
-
-def _is_nvidia_gpu(device: Path) -> bool:
-    """Return whether the PCI device is a display controller (class 0x03....) by NVIDIA (vendor 0x10de)."""
-    try:
-        return (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text().startswith("0x03")
-    except OSError:  # an unreadable device is no sign
-        return False

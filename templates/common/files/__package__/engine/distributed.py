@@ -1,16 +1,13 @@
 """Train one model in the processes that torchrun starts, and exchange values between them.
 
-In a single process, this does nothing. The variables RANK, LOCAL_RANK, and WORLD_SIZE define the process group. Tensors
-are sent by the device's own backend, plain values by gloo. A model is copied to each rank (DDP), or its weights are
-sharded over the ranks (FSDP2) if the project did so; checkpoints contain complete tensors in both cases.
+In a single process, this does nothing. Tensors are sent by the device's own backend, plain values by gloo. A model is
+copied to each rank (DDP), or sharded (FSDP2) if the project did so; checkpoints contain complete tensors in both cases.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -37,11 +34,9 @@ def join(device_request: str) -> None:
     if on_gpu:
         local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= found:
-            raise ProjectError(
-                f"no GPU for process {local} of this machine: torch finds {found}",
-                hint="to start one process per GPU",
-                command=f"torchrun --nproc-per-node {found} -m {PACKAGE}.train",
-            )
+            command = f"torchrun --nproc-per-node {found} -m {PACKAGE}.train"
+            message = f"no GPU for process {local} of this machine: torch finds {found}"
+            raise ProjectError(message, hint=f"to start one process per GPU, run `{command}`")
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     _control[:] = [dist.new_group(backend="gloo")]
@@ -56,11 +51,6 @@ def leave() -> None:
             # the GIL to free a tensor; let it finish first
             time.sleep(1)
         dist.destroy_process_group()
-
-
-def joined() -> bool:
-    """Return whether torchrun started this process, also if it is the only one."""
-    return bool(_control)
 
 
 def rank() -> int:
@@ -87,11 +77,10 @@ def total(sums: Tensor) -> list[float]:
 
 def sum_of(value: float | Tensor, device: torch.device) -> float | Tensor:
     """Return the sum of the ``value`` of all ranks; with several, it stays on the device."""
-    if not _control:
-        return value
-    tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=device)
-    dist.all_reduce(tensor)
-    return tensor
+    if _control:
+        value = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=device)
+        dist.all_reduce(value)
+    return value
 
 
 def average(tensor: Tensor) -> None:
@@ -101,21 +90,21 @@ def average(tensor: Tensor) -> None:
         tensor /= ranks()
 
 
+def largest(value: int) -> int:
+    """Return the largest value of all ranks, the same on every rank."""
+    if _control:
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_control[0])
+        value = int(tensor)
+    return value
+
+
 def gather(value: Any) -> list[Any]:
     """Return the plain values of all ranks, in order of rank."""
     values = [value] * ranks()
     if _control:
         dist.all_gather_object(values, value, group=_control[0])
     return values
-
-
-def largest(value: int) -> int:
-    """Return the largest value of all ranks, the same on every rank."""
-    if not _control:
-        return value
-    tensor = torch.tensor(value)
-    dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_control[0])
-    return int(tensor)
 
 
 def from_first(value: Any) -> Any:
@@ -130,54 +119,14 @@ def wrap(model: nn.Module, device: torch.device, *, find_unused: bool) -> nn.Mod
     """Return the model to call in training; its backward pass averages the gradients over all ranks."""
     if ranks() == 1 or is_sharded(model):
         return model
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=device_ids, find_unused_parameters=find_unused, **compat.buffers_left_alone()
-    )
-
-
-@contextlib.contextmanager
-def without_sync(model: Any) -> Iterator[None]:
-    """While entered, gradients aren't exchanged: for all micro-batches of a step but the last."""
-    if isinstance(model, DistributedDataParallel):
-        with model.no_sync():
-            yield
-    elif is_sharded(model):
-        model.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            model.set_requires_gradient_sync(True)
-    else:
-        yield
+    settings = {"find_unused_parameters": find_unused, **compat.buffers_left_alone()}
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None, **settings)
 
 
 def is_sharded(model: nn.Module) -> bool:
     return hasattr(model, "set_requires_gradient_sync")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """Return the complete tensor, gathered from the shards of all ranks if it is sharded."""
-    gather_shards = getattr(tensor, "full_tensor", None)
-    return tensor if gather_shards is None else gather_shards()
-
-
-def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the complete states of model and optimizer, on the first rank. Every rank must call this."""
-    if not is_sharded(model):
-        return model.state_dict(), optimizer.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-
-
-def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
-    """Load what ``state`` returned."""
-    if not is_sharded(model):
-        model.load_state_dict(of_model)
-        optimizer.load_state_dict(of_optimizer)
-        return
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-    options = StateDictOptions(full_state_dict=True)
-    set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer, options=options)
+    return cast(Tensor, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)

@@ -6,7 +6,6 @@ has its own seed, whichever process loads it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import sys
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, defaul
 
 from . import distributed
 from .checkpoint import random_state, seed_everything, set_random_state
-from .errors import Hint, ProjectError
+from .errors import ProjectError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +100,7 @@ class Order(Sampler[Draw]):
         if self.whole > size:
             raise ProjectError(
                 f"a batch of {self.whole} samples is larger than the training data ({size} samples)",
-                hint="to use smaller batches",
-                option=f"--batch-size {max(1, size // (2 * ranks))}",
+                hint=f"to use smaller batches, pass `--batch-size {max(1, size // (2 * ranks))}`",
             )
 
     def batches(self, samples: int) -> int:
@@ -145,17 +143,22 @@ class MicroBatches(Dataset[Any]):
         self.skipped: set[int] = set()
 
     def __getitem__(self, draw: Draw) -> Any:
+        state = random_state(cuda=False) if self.is_random else None
         try:
-            with seeded(draw.seed) if self.is_random else contextlib.nullcontext():
-                found = self._readable(draw.indices or [0])
-                if not len(found):
-                    raise ProjectError("no sample of a micro-batch can be read", hint="repair or remove these files")
-                batch = found if isinstance(found, tuple) else self.collate(found)
-                if not draw.indices:  # this rank has no share, but every rank must call a sharded model
-                    return tuple(column[:0] for column in batch)
-                return tuple(batch) if isinstance(batch, list) else batch
+            if state is not None:
+                seed_everything(draw.seed, cuda=False)
+            found = self._readable(draw.indices or [0])
+            if not len(found):
+                raise ProjectError("no sample of a micro-batch can be read", hint="repair or remove these files")
+            batch = found if isinstance(found, tuple) else self.collate(found)
+            if not draw.indices:  # this rank has no share, but every rank must call a sharded model
+                return tuple(column[:0] for column in batch)
+            return tuple(batch) if isinstance(batch, list) else batch
         except ProjectError as error:  # raised by the training process: torch would only pass on its traceback as text
             return error
+        finally:
+            if state is not None:  # go on as if nothing had been drawn
+                set_random_state(state)
 
     def _readable(self, indices: list[int]) -> Any:
         try:
@@ -168,19 +171,8 @@ class MicroBatches(Dataset[Any]):
                 print(f"skipped: {error.args[0]}", file=sys.stderr)
             if len(self.skipped) > error.limit:
                 message = f"cannot read more than {error.limit} samples; the last error: {error.args[0]}"
-                raise ProjectError(message, hint=error.hints) from error
+                raise ProjectError(message, hint=error.hint) from error
             return []
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """While entered, draw random numbers from ``seed``; afterwards, go on as if nothing had been drawn."""
-    state = random_state(cuda=False)
-    seed_everything(seed, cuda=False)
-    try:
-        yield
-    finally:
-        set_random_state(state)
 
 
 def make_loader(data: Data, dataset: Dataset[Any], draws: Any, device: torch.device, workers: int) -> DataLoader[Any]:
@@ -203,22 +195,18 @@ def make_loader(data: Data, dataset: Dataset[Any], draws: Any, device: torch.dev
 def read(loader: DataLoader[Any]) -> Iterator[Any]:
     """Yield the loader's micro-batches; raise ``ProjectError`` if a sample can't be read or a worker process dies."""
     is_direct = loader.num_workers == 0 and not loader.pin_memory  # the loader would have nothing to do
-    source = (loader.dataset[draw] for draw in loader.sampler) if is_direct else loader
     try:
-        for batch in source:
+        for batch in map(loader.dataset.__getitem__, loader.sampler) if is_direct else loader:
             if isinstance(batch, ProjectError):
                 raise batch
             yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        shared_memory = "after a bus error in a container, to enlarge /dev/shm"
         raise ProjectError(
             f"a worker process that loads data died: {str(error).splitlines()[0]}",
-            hint=(
-                Hint(shared_memory, command="docker run --ipc=host IMAGE"),
-                Hint("if the machine ran out of memory, to load in the training process", option="--workers 0"),
-            ),
+            hint="after a bus error in a container, to enlarge /dev/shm, run `docker run --ipc=host IMAGE`; "
+            "if the machine ran out of memory, to load in the training process, pass `--workers 0`",
         ) from error
 
 
@@ -255,10 +243,10 @@ def split(count: int, part: float, *, labels: Sequence[Any] = (), seed: int = 20
         most = len(indices) - 1 if labels else count
         held_back += indices[: min(most, max(1, round(len(indices) * part)))]
     if not 0 < len(held_back) < count:
+        fewer = f"to validate on fewer of them, pass `--val-fraction {1 / max(count, 1):.2g}`"
         raise ProjectError(
             f"cannot split {count} {'sample' if count == 1 else 'samples'} with {len(held_back)} for validation",
-            hint="add samples" if count < 2 or labels else "to validate on fewer of them",
-            option="" if count < 2 or labels else f"--val-fraction {1 / count:.2g}",
+            hint="add samples" if count < 2 or labels else fewer,
         )
     return sorted(held_back), sorted(set(range(count)) - set(held_back))
 

@@ -1,16 +1,14 @@
 """Record a run: ``metrics.jsonl``, ``run.json``, ``curves.png``, and reports to TensorBoard or Weights & Biases.
 
 ``metrics.jsonl`` has one line per event. A resumed run continues it without a gap and without repeated lines.
-
-In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this run. ``git`` requires that the project
-directory is the top level of its repository: a repository around it has commits of its own. ``lock_sha256`` requires
-that the running environment was made from the lockfile, whichever tool made it.
+In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import math
@@ -26,13 +24,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from . import compat, distributed
+from . import distributed
 from .checkpoint import write_aside, write_text
 from .errors import ProjectError, library, naming
 
-Report = Callable[[dict[str, float], int], None]
+Report = Callable[[dict[str, float], int], Any]
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -40,7 +39,6 @@ class Metrics:
     """Append one line per event; ``step`` is the step after which it was measured."""
 
     def __init__(self, run_dir: Path, *, resumed_at: int | None, report_to: list[str]) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / "metrics.jsonl"
         kept = [line for line in read(self._path) if line["step"] <= resumed_at] if resumed_at is not None else []
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -49,13 +47,13 @@ class Metrics:
         self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        plain = {name: None if _is_nan(value) else value for name, value in values.items()}  # JSON has no NaN
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+        nulls = {name: None for name, value in numbers.items() if not math.isfinite(value)}  # JSON has no NaN
         with naming(self._path):
-            self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
+            self._file.write(json.dumps({"event": event, "step": step, **values, **nulls}) + "\n")
             self._file.flush()
-        numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
         for report, _ in self._reports:
-            report(numbers, step)
+            report({f"{event}/{name}": value for name, value in numbers.items()}, step)
 
     def close(self) -> None:
         self._file.close()
@@ -68,12 +66,7 @@ def tensorboard(run_dir: Path, resumed_at: int | None) -> tuple[Report, Callable
     from torch.utils.tensorboard import SummaryWriter
 
     board: Any = SummaryWriter(str(run_dir / "tensorboard"), purge_step=None if resumed_at is None else resumed_at + 1)
-
-    def report(numbers: dict[str, float], step: int) -> None:
-        for name, value in numbers.items():
-            board.add_scalar(name, value, step)
-
-    return report, board.close
+    return lambda numbers, step: [board.add_scalar(*number, step) for number in numbers.items()], board.close
 
 
 def weights_and_biases(run_dir: Path, resumed_at: int | None) -> tuple[Report, Callable[[], None]]:
@@ -90,36 +83,10 @@ def weights_and_biases(run_dir: Path, resumed_at: int | None) -> tuple[Report, C
     return run.log, run.finish
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-class MeanLoss:
-    """The mean loss since the last reading, without skipped steps. Nothing is computed before it is read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._losses: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        self._losses.append(loss)
-
-    def read(self) -> float:
-        """Return the mean and start again. Waits for the device."""
-        mean = self.peek()
-        self._losses = []
-        return mean
-
-    def peek(self) -> float:
-        """Return the mean, NaN if there is none, and keep the losses. Waits for the device."""
-        losses = self.state()
-        return float(losses[torch.isfinite(losses)].mean())
-
-    def state(self) -> Tensor:
-        return torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
-
-    def load_state(self, state: Tensor) -> None:
-        self._losses = list(state.to(self._device))
+def mean_of(losses: list[Tensor]) -> float:
+    """Return the mean of those that are finite, because others belong to skipped steps; NaN if there is none."""
+    values = torch.stack(losses).cpu() if losses else torch.zeros(0)  # waits for the device
+    return float(values[torch.isfinite(values)].mean())
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -170,9 +137,16 @@ def draw_curves(run_dir: Path) -> str:
     plot = pyplot()
     if plot is None:
         return "no curves: matplotlib is missing"
-    panels = _panels(read(run_dir / "metrics.jsonl"))
-    size = (8, 2.4 * len(panels))
-    figure, axes = plot.subplots(len(panels), 1, figsize=size, sharex=True, layout="constrained", squeeze=False)
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}  # the losses share one
+    for line in read(run_dir / "metrics.jsonl"):
+        measured = {name for name in line if name not in ("event", "step", "epoch") and line[name] is not None}
+        names = {"train": measured & {"loss", "lr", "scale"}, "val": measured}
+        for name in sorted(names.get(line["event"], ())):
+            if (name, line[name]) != ("scale", 1.0):
+                curves = panels.setdefault("learning rate" if name == "lr" else name.replace("_", " "), {})
+                curves.setdefault(line["event"], []).append((line["step"], line[name]))
+    rows, size = max(1, len(panels)), (8, 2.4 * len(panels) or 2.4)
+    figure, axes = plot.subplots(rows, 1, figsize=size, sharex=True, layout="constrained", squeeze=False)
     for axis, (title, curves) in zip(axes[:, 0], panels.items()):
         for event, points in curves.items():
             steps, values = zip(*points)
@@ -186,23 +160,10 @@ def draw_curves(run_dir: Path) -> str:
     return f"curves: {run_dir / 'curves.png'}"
 
 
-def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return the curves of each panel: the losses share one, every other measurement has its own."""
-    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for line in lines:
-        measured = {name for name in line if name not in ("event", "step", "epoch") and line[name] is not None}
-        names = {"train": measured & {"loss", "lr", "scale"}, "val": measured}
-        for name in sorted(names.get(line["event"], ())):
-            if not (name == "scale" and line[name] == 1.0):
-                curves = panels.setdefault("learning rate" if name == "lr" else name.replace("_", " "), {})
-                curves.setdefault(line["event"], []).append((line["step"], line[name]))
-    return panels or {"loss": {}}
-
-
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what a run was made with as plain values, to compare it with another run and to reproduce it."""
-    cuda = device.type == "cuda"
-    lockfile = installed_lockfile(PROJECT, Path(sys.prefix))
+    cuda, lockfile = device.type == "cuda", installed_lockfile(PROJECT, Path(sys.prefix))
+    has_nccl = cuda and dist.is_available() and dist.is_nccl_available()
     return {
         "fp32_matmul": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -212,7 +173,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "nccl": compat.nccl_version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else None,
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "capability": torch.cuda.get_device_capability(device) if cuda else None,
         "lockfile": lockfile.relative_to(PROJECT).as_posix() if lockfile else None,
@@ -226,52 +187,39 @@ def installed_lockfile(project: Path, prefix: Path) -> Path | None:
     """Return the lockfile of the project that the environment at ``prefix`` was made from, or None.
 
     The conda packages of ``prefix`` must be exactly those that are locked for a platform, and each wheel must be
-    installed in its locked version. Other wheels are ignored.
+    installed in its locked version. Other wheels are ignored. The environment needs no YAML library for this:
+    conda-lock writes each field of a package on a line of its own.
     """
     installed = {path.stem for path in (prefix / "conda-meta").glob("*.json")}
+    wheels = {_name(each.name, each.version) for each in metadata.distributions()} if installed else set()
     for lockfile in (project / "conda-lock.yml", *sorted(project.glob("lockfiles/*/conda-lock.yml"))):
-        locked = _locked(lockfile.read_text(encoding="utf-8")) if lockfile.is_file() and installed else {}
-        for conda, wheels in locked.values():
-            if conda == installed and all(_installed_version(name) == version for name, version in wheels):
-                return lockfile
+        text = lockfile.read_text(encoding="utf-8") if lockfile.is_file() and installed else ""
+        locked: dict[str, tuple[set[str], set[str]]] = {}
+        for block in re.split(r"^- name:", text, flags=re.MULTILINE)[1:]:
+            fields = dict(re.findall(r"^  (manager|platform|url): *['\"]?([^'\"\s]+)", block, flags=re.MULTILINE))
+            file_name = unquote(fields.get("url", "").partition("#")[0].rpartition("/")[2])
+            of_conda, of_pip = locked.setdefault(fields.get("platform", ""), (set(), set()))
+            if fields.get("manager") == "conda":
+                of_conda.add(re.sub(r"(\.conda|\.tar\.bz2)$", "", file_name))
+            elif file_name.endswith(".whl"):
+                of_pip.add(_name(*file_name.split("-")[:2]))
+        if any(of_conda == installed and of_pip <= wheels for of_conda, of_pip in locked.values()):
+            return lockfile
     return None
 
 
-def _locked(text: str) -> dict[str, tuple[set[str], set[tuple[str, str]]]]:
-    """Return conda packages as ``NAME-VERSION-BUILD``, and wheels as name and version, for each platform.
-
-    The environment needs no YAML library for this: conda-lock writes each field of a package on a line of its own.
-    """
-    platforms: dict[str, tuple[set[str], set[tuple[str, str]]]] = {}
-    for block in re.split(r"^- name:", text, flags=re.MULTILINE)[1:]:
-        fields = dict(re.findall(r"^  (manager|platform|url): *['\"]?([^'\"\s]+)", block, flags=re.MULTILINE))
-        conda, wheels = platforms.setdefault(fields.get("platform", ""), (set(), set()))
-        file_name = unquote(fields.get("url", "").partition("#")[0].rpartition("/")[2])
-        if fields.get("manager") == "conda":
-            conda.add(re.sub(r"(\.conda|\.tar\.bz2)$", "", file_name))
-        elif file_name.endswith(".whl"):
-            name, version = file_name.split("-")[:2]
-            wheels.add((name, version))
-    return platforms
-
-
-def _installed_version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def _name(name: str, version: str) -> str:
+    return f"{re.sub('[-_.]+', '-', name).lower()} {version}"
 
 
 def git_revision(project: Path) -> str | None:
-    """Return the commit, with ``+`` if files differ from it; None if ``project`` is not the root of a repository."""
+    """Return the commit, with ``+`` if files differ from it; None unless ``project`` is the root of its repository."""
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=10, check=True)
     try:
-        top = _git(project, "rev-parse", "--show-toplevel")
-        is_root = bool(top) and Path(top).resolve() == project.resolve()
-        return _git(project, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*") if is_root else None
+        top = run(["git", "-C", str(project), "rev-parse", "--show-toplevel"]).stdout.strip()
+        if not top or Path(top).resolve() != project.resolve():
+            return None
+        describe = ["git", "-C", top, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return str(run(describe).stdout.strip())
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(project: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(project), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import checkpoint, compat, distributed
-from .errors import Hint, ProjectError
+from .errors import ProjectError
 from .options import TrainOptions
-
-BACKBONE = "backbone"
 
 
 def learning_rate(applied: int, *, peak: float, warmup: int, total: int, floor: float = 0.01) -> float:
@@ -74,24 +72,21 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> int:
 
     A part is ``backbone``, or consecutive components of a name: ``stages.0`` matches ``network.stages.0.weight``.
     """
-    head, parameters = head_of(model), dict(model.named_parameters())
-    frozen: set[str] = set()
+    head, parameters, count = head_of(model), dict(model.named_parameters()), 0
     for part in parts:
-        names = {
-            name
-            for name in parameters
-            if (not name.startswith(head) if part == BACKBONE else f".{part}." in f".{name}.")
-        }
+        backbone = [name for name in parameters if not name.startswith(head)]
+        names = backbone if part == "backbone" else [name for name in parameters if f".{part}." in f".{name}."]
         if not names:
             known = ", ".join(sorted({name.partition(".")[0] for name in parameters if "." in name}))
-            hint = Hint(f"its parts are {known}; to train only the head", option="--freeze backbone")
-            raise ProjectError(f"`--freeze {part}` matches no part of the model", hint=[hint])
-        frozen |= names
-    if len(frozen) == len(parameters):
-        raise ProjectError("`--freeze` leaves nothing to train", hint="to train the head", option="--freeze backbone")
-    for name in frozen:
-        parameters[name].requires_grad_(False)
-    return sum(parameters[name].numel() for name in frozen)
+            hint = f"its parts are {known}; to train only the head, pass `--freeze backbone`"
+            raise ProjectError(f"`--freeze {part}` matches no part of the model", hint=hint)
+        for name in names:
+            count += parameters[name].numel() if parameters[name].requires_grad else 0
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        hint = "to train the head, pass `--freeze backbone`"
+        raise ProjectError("`--freeze` leaves nothing to train", hint=hint)
+    return count
 
 
 def train_mode(model: nn.Module) -> None:
@@ -103,40 +98,22 @@ def train_mode(model: nn.Module) -> None:
 
 
 class Ema:
-    """Averages of all weights and of BatchNorm's statistics, multiplied by ``decay`` at each step."""
+    """A copy of the model for evaluation, with averages of all weights and of BatchNorm's statistics."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if distributed.is_sharded(model):
             raise ProjectError("`--ema-decay` requires complete weights, but they are sharded over several ranks")
-        self.decay = decay
-        named = (*model.named_parameters(), *model.named_buffers())
-        self._live = {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
-        self._averages = {name: tensor.clone() for name, tensor in self._live.items()}
+        self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
+        own, averages = ([*each.parameters(), *each.buffers()] for each in (model, self.model))
+        self._pairs = [pair for pair in zip(averages, own) if pair[0].is_floating_point()]
 
+    @torch.no_grad()
     def update(self, applied: int, skipped: Tensor) -> None:
         """Follow the model, faster at first. A skipped step has no weight, which the device decides."""
         decay = min(self.decay, (1 + applied) / (10 + applied))
         weight = torch.where(skipped, 0.0, 1.0 - decay)
-        for name, average in self._averages.items():
-            average.lerp_(self._live[name], weight.to(average.dtype))
-
-    @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """While entered, replace the model's weights by the averages."""
-        own = {name: tensor.clone() for name, tensor in self._live.items()}
-        _copy(self._averages, self._live)
-        try:
-            yield
-        finally:
-            _copy(own, self._live)
+        for average, own in self._pairs:
+            average.lerp_(own, weight.to(average.dtype))
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self._averages)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        _copy(state, self._averages)
-
-
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
+        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}

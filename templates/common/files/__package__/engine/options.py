@@ -6,29 +6,35 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from .errors import Hint
-
 Config = TypeVar("Config")
 Resume = Literal["same", "changes", "free"]
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 
 def option(
-    default: Any, help: str, *, choices: Sequence[str] = (), resume: Resume = "changes", also: Sequence[str] = ()
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    choices: Sequence[str] = (),
+    resume: Resume = "changes",
+    also: Sequence[str] = (),
 ) -> Any:
-    """Return a field with its help text; ``also`` are other names of the option.
+    """Return a field with its help text and its least value; ``also`` are other names of the option.
 
     ``resume`` is what a resumed run may do: ``same``, it must have the same value; ``changes``, another value makes it
     another run, which is reported; ``free``, the value doesn't change what the model learns.
     """
-    metadata = {"help": help, "choices": tuple(choices), "resume": resume, "also": tuple(also)}
+    metadata = {"help": help, "least": least, "choices": choices, "resume": resume, "also": also}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -36,69 +42,61 @@ def option(
 class TrainOptions:
     """The options of every training; a project's ``Config`` adds its own."""
 
-    run_dir: Path = option(
-        Path("runs/default"), "Write checkpoints, metrics, and curves into this directory.", resume="free"
-    )
+    run_dir: Path = option(Path("runs/default"), "Write checkpoints, metrics, and curves here.", resume="free")
     resume: str = option("", "Continue from this checkpoint, or without a value from the newest.", resume="free")
     init_from: Path | None = option(None, "Start with the weights of this run or file.", resume="free")
     freeze: str = option("", "Don't train these parts, such as stem,stages.0; backbone for all but the head.")
-    backbone_lr_scale: float = option(1.0, "Multiply the learning rate of all but the head by this.")
-    epochs: int = option(10, "Train for this many passes over the training data.")
-    max_steps: int = option(0, "Train for this many steps instead of --epochs; 0 for no limit.")
-    batch_size: int = option(64, "Put this many samples into a micro-batch, on each GPU.")
-    grad_accum_steps: int = option(1, "Accumulate the gradients of this many micro-batches in a step.")
+    backbone_lr_scale: float = option(1.0, "Multiply the learning rate of all but the head by this.", least=0)
+    epochs: int = option(10, "Train for this many passes over the training data.", least=1)
+    max_steps: int = option(0, "Train for this many steps instead of --epochs; 0 for no limit.", least=0)
+    batch_size: int = option(64, "Put this many samples into a micro-batch, on each GPU.", least=1)
+    grad_accum_steps: int = option(1, "Accumulate the gradients of this many micro-batches in a step.", least=1)
     lr: float = option(2e-3, "Set the peak learning rate of AdamW.", also=["--learning-rate"])
-    warmup: float = option(0.1, "Increase the learning rate during this fraction of the steps.")
+    warmup: float = option(0.1, "Increase the learning rate during this fraction of the steps.", least=0)
     weight_decay: float = option(0.05, "Decay weights, but not biases and norms.")
-    clip_grad: float = option(1.0, "Clip gradients to this norm; 0 for no clipping.")
-    ema_decay: float = option(0.0, "Evaluate a moving average of the weights with this decay, such as 0.999; 0: none.")
-    eval_every: int = option(0, "Evaluate after this many steps; 0 for the end of each epoch.")
-    eval_metric: str = option("", "Select the best checkpoint by this value of the evaluation.")
-    patience: int = option(0, "Stop after this many evaluations without a better value; 0 for never.")
-    device: str = option("auto", "Train on auto, cpu, cuda, cuda:1, or mps.", resume="free")
-    precision: str = option(
-        "auto",
-        "Compute in this precision; auto depends on the device.",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
-        resume="free",
+    clip_grad: float = option(1.0, "Clip gradients to this norm; 0 for no clipping.", least=0)
+    ema_decay: float = option(
+        0.0, "Evaluate averages of the weights with this decay, such as 0.999; 0 for none.", least=0
     )
-    init_scale: float = option(2.0**16, "Start with this loss scale (fp16 only).")
-    growth_interval: int = option(2000, "Double the loss scale after this many steps without overflow (fp16 only).")
-    max_skips: int = option(20, "Stop after this many consecutive steps that are not finite.", resume="free")
+    eval_every: int = option(0, "Evaluate after this many steps; 0 for the end of each epoch.", least=0)
+    eval_metric: str = option("", "Select the best checkpoint by this value of the evaluation.")
+    patience: int = option(0, "Stop after this many evaluations without a better value; 0 for never.", least=0)
+    device: str = option("auto", "Train on auto, cpu, cuda, cuda:1, or mps.", resume="free")
+    precision: str = option("auto", "Compute in this precision.", choices=PRECISIONS, resume="free")
+    init_scale: float = option(2.0**16, "Start with this loss scale (fp16 only).", least=1)
+    growth_interval: int = option(
+        2000, "Double the loss scale after this many steps of finite gradients (fp16).", least=1
+    )
+    max_skips: int = option(20, "Stop after this many consecutive steps that are not finite.", resume="free", least=1)
     detect_anomaly: bool = option(False, "Report the operation whose gradient is NaN first (slow).", resume="free")
     compile: bool = option(False, "Use torch.compile, which takes a minute or more and requires a C++ compiler.")
     find_unused_parameters: bool = option(False, "Allow parameters without a gradient on several GPUs.", resume="free")
-    profile: int = option(0, "Record this many steps into trace.json.", resume="free")
+    profile: int = option(0, "Record this many steps into trace.json.", resume="free", least=0)
     seed: int = option(0, "Seed every random generator with this number.")
     deterministic: bool = option(False, "Use only kernels with bit-identical results (slower).")
-    threads: int = option(0, "Compute with this many CPU threads; 0 for as many as are usable.")
+    threads: int = option(0, "Compute with this many CPU threads; 0 for as many as are usable.", least=0)
     workers: int = option(-1, "Load data in this many processes; -1 for automatic.", resume="free")
-    log_every: int = option(10, "Write a line to metrics.jsonl after this many steps.", resume="free")
-    save_every: int = option(500, "Save a checkpoint after this many steps, and after each epoch.", resume="free")
-    keep: int = option(3, "Keep this many checkpoints in addition to the best one.", resume="free")
+    log_every: int = option(10, "Write a line to metrics.jsonl after this many steps.", resume="free", least=1)
+    save_every: int = option(500, "Save a checkpoint after this many steps, and each epoch.", resume="free", least=1)
+    keep: int = option(3, "Keep this many checkpoints in addition to the best one.", resume="free", least=1)
     report_to: str = option("", "Also report to tensorboard, wandb, or both: a,b.", resume="free")
     control: bool = option(False, "Train on shuffled answers, as the control that must not learn.", resume="same")
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "batch_size", "grad_accum_steps", "log_every", "save_every", "keep", "max_skips")
-        for name in (*counts, "growth_interval"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        for name in ("max_steps", "eval_every", "patience", "profile", "threads", "clip_grad", "backbone_lr_scale"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name.replace('_', '-')} must not be negative, got {value}")
+        for field in dataclasses.fields(self):
+            least, value = field.metadata["least"], getattr(self, field.name)
+            is_valid = least is None or value >= least
+            require(is_valid, f"--{field.name.replace('_', '-')} must be at least {least}, got {value}")
         require(self.lr > 0, f"--lr must be above 0, got {self.lr}")
-        require(0 <= self.warmup < 1, f"--warmup must be at least 0 and below 1, got {self.warmup}")
-        require(0 <= self.ema_decay < 1, f"--ema-decay must be at least 0 and below 1, got {self.ema_decay}")
-        require(self.init_scale >= 1, f"--init-scale must be at least 1, got {self.init_scale}")
+        require(self.warmup < 1, f"--warmup must be below 1, got {self.warmup}")
+        require(self.ema_decay < 1, f"--ema-decay must be below 1, got {self.ema_decay}")
         unknown = set(words(self.report_to)) - {"tensorboard", "wandb"}
         require(not unknown, f"--report-to must be tensorboard, wandb, or both, got {self.report_to}")
 
 
 def default(name: str, value: Any) -> Any:
     """Return the field ``name`` of ``TrainOptions`` with another default."""
-    metadata = next(field.metadata for field in dataclasses.fields(TrainOptions) if field.name == name)
-    return dataclasses.field(default=value, metadata=metadata)
+    return dataclasses.field(default=value, metadata=TrainOptions.__dataclass_fields__[name].metadata)
 
 
 def require(condition: bool, message: str) -> None:
@@ -118,9 +116,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, program: str, description: str) -> None:
         super().__init__(prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
-    def error(self, message: str, hint: Hint | None = None) -> NoReturn:
-        hint = hint or Hint("to list the options", option="--help")
-        self.exit(2, f"error: {message}\n\nhint: {hint}\n")
+    def error(self, message: str, hint: str = "") -> NoReturn:
+        self.exit(2, f"error: {message}\n\nhint: {hint or 'to list the options, pass `--help`'}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (file or sys.stderr).write(message)  # argparse ignores errors of the file
@@ -130,20 +127,14 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             option = unknown[0].partition("=")[0]
-            near = _similar(option, list(self._option_string_actions)) if option.startswith("-") else None
             kind = "option" if option.startswith("-") else "argument"
-            self.error(f"unknown {kind} `{option}`", Hint(f"did you mean `{near}`?") if near else None)
+            self.error(f"unknown {kind} `{option}`", _similar(option, self._option_string_actions))
         return found, unknown
 
 
-def _similar(option: str, known: Sequence[str]) -> str | None:
-    """Return the option that ``option`` abbreviates by its initials, is part of, or resembles."""
-    word = option.strip("-").replace("_", "-")
-    names = {name.strip("-"): name for name in known}
-    found = [name for name in names if "".join(part[:1] for part in name.split("-")) == word.replace("-", "")]
-    found += [name for name in names if min(len(word), len(name)) > 2 and (word in name or name in word)]
-    found += difflib.get_close_matches(word, names, n=1)
-    return names[found[0]] if found else None
+def _similar(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f"did you mean `{near[0]}`?" if near else ""
 
 
 def parse(config: type[Config], arguments: Sequence[str] | None, *, program: str, description: str) -> Config:
@@ -155,8 +146,7 @@ def parse(config: type[Config], arguments: Sequence[str] | None, *, program: str
     if file := parser.parse_args(arguments).config:
         arguments = [*read_config(file, config, parser), *arguments]
     values = vars(parser.parse_args(arguments))
-    del values["config"]
-    return config_of(config, values, parser)
+    return config_of(config, {name: value for name, value in values.items() if name != "config"}, parser)
 
 
 def config_of(config: type[Config], values: dict[str, Any], parser: argparse.ArgumentParser) -> Config:
@@ -171,55 +161,44 @@ def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add one option per field of ``config``; ``run_dir`` becomes ``--run-dir``."""
     kinds = kinds_of(config)
     for field in dataclasses.fields(config):
-        flags = ["--" + field.name.replace("_", "-"), *field.metadata["also"]]
+        flags, choices = ["--" + field.name.replace("_", "-"), *field.metadata["also"]], field.metadata["choices"]
         details: dict[str, Any] = {"default": field.default, "help": field.metadata["help"], "dest": field.name}
         if kinds[field.name] is bool:
-            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **details)
-            continue
-        choices = field.metadata["choices"]
-        details["metavar"] = f"{{{','.join(choices)}}}" if choices else field.name.rsplit("_", 1)[-1].upper()
+            details["action"] = argparse.BooleanOptionalAction
+        elif choices:
+            details["choices"] = choices
+        else:
+            details |= {"type": kinds[field.name], "metavar": field.name.rsplit("_", 1)[-1].upper()}
         if field.name == "resume":
             details |= {"nargs": "?", "const": "newest"}
-        parser.add_argument(*flags, type=_reader(kinds[field.name], choices), **details)
+        parser.add_argument(*flags, **details)
 
 
-def read_config(path: Path, config: type[Any], parser: argparse.ArgumentParser) -> list[str]:
+def read_config(path: Path, config: type[Any], parser: Parser) -> list[str]:
     """Return the options in a file of lines ``name: value``, which is YAML without nesting, as arguments."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
         parser.error(f"cannot read `--config {path}`: {error}")
-    kinds = kinds_of(config)
-    arguments = []
+    kinds, arguments = kinds_of(config), []
     for number, line in enumerate(lines, start=1):
-        name, colon, text = (part.strip() for part in line.partition(":"))
-        name = name.replace("-", "_")
-        if not name or name.startswith("#"):
+        if not line.partition("#")[0].strip():
             continue
-        if not colon or line[:1].isspace():
-            parser.error(f"`{path}`, line {number}: expected `name: value`, found `{line.strip()}`")
+        place = f"`{path}`, line {number}"
+        found = re.fullmatch(r"""([\w-]+)\s*:\s*("(?:[^"\\]|\\["\\nrt])*"|'[^']*'|[^"'\s].*?|)\s*(?:\s#.*)?""", line)
+        if not found:
+            parser.error(f"{place}: expected `name: value`, found `{line.strip()}`")
+        name, value = found[1].replace("-", "_"), found[2]
         if name not in kinds:
-            near = _similar(name, [known.replace("_", "-") for known in kinds])
-            meant = f"; did you mean `{near.replace('-', '_')}`?" if near else ""
-            parser.error(f"`{path}`, line {number}: unknown option `{name}`{meant}")
-        value, flag = _scalar(text), name.replace("_", "-")
-        if kinds[name] is bool and not isinstance(value, bool):
-            parser.error(f"`{path}`, line {number}: expected true or false for `{name}`, found `{text}`")
+            parser.error(f"{place}: unknown option `{name}`", _similar(name, kinds))
         if kinds[name] is bool:
-            arguments.append(as_option(name, value))
-        elif value is not None:
-            arguments.append(f"--{flag}={value}")
+            if value.lower() not in ("true", "false"):
+                parser.error(f"{place}: expected true or false for `{name}`, found `{value}`")
+            arguments.append(as_option(name, value.lower() == "true"))
+        elif value.lower() not in ("", "null", "~"):
+            plain = json.loads(value) if value.startswith('"') else value.strip("'")
+            arguments.append(f"--{name.replace('_', '-')}={plain}")
     return arguments
-
-
-def _scalar(text: str) -> str | bool | None:
-    """Return the value of a YAML scalar; argparse converts numbers."""
-    if text[:1] == '"':
-        return str(json.JSONDecoder().raw_decode(text)[0])
-    if text[:1] == "'":
-        return text[1:].partition("'")[0]
-    text = text.partition(" #")[0].strip()
-    return {"true": True, "false": False, "null": None, "~": None, "": None}.get(text.lower(), text)
 
 
 def config_text(config: Any) -> str:
@@ -252,19 +231,3 @@ def as_option(name: str, value: Any) -> str:
 def kinds_of(config: type[Any]) -> dict[str, Any]:
     """Return the type of each field; ``Path`` for ``Path | None``, because an option always has a value."""
     return {name: (*typing.get_args(hint), hint)[0] for name, hint in typing.get_type_hints(config).items()}
-
-
-def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str], Any]:
-    """Return a function that converts a value, and rejects it in the words of the other errors."""
-
-    def read(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            expected = {int: "an integer", float: "a number"}.get(kind, "another value")  # type: ignore[call-overload]
-            raise argparse.ArgumentTypeError(f"expected {expected}, got `{text}`") from None
-        if choices and value not in choices:
-            raise argparse.ArgumentTypeError(f"expected one of {', '.join(choices)}; got `{text}`")
-        return value
-
-    return read

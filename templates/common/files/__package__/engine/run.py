@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import signal
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -29,24 +30,46 @@ from . import checkpoint, compat, distributed, log, optim
 from .amp import Amp, Batch
 from .checkpoint import OTHER_RUN, Checkpoints, random_state, seed_everything, set_random_state
 from .device import Precision, nvidia_signs, usable_cpus
-from .errors import Hint, ProjectError
+from .errors import ProjectError
 from .loader import Control, Data, Order, in_order, make_loader, read
-from .metrics import Metric
 from .options import TrainOptions, as_option, config_text, echo, words
 
 Say = Callable[[str], None]
 LINE_EVERY_S = 10.0
 GIB = 2**30
+LOWER_IS_BETTER = ("loss", "rmse", "bits_per_byte")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The value of an evaluation that selects the best checkpoint and decides the smoke test."""
+
+    name: str
+    higher_is_better: bool = True
+
+    @classmethod
+    def named(cls, name: str) -> Metric:
+        return cls(name, name not in LOWER_IS_BETTER)
+
+    def reaches(self, value: float, bound: float) -> bool:
+        """Return whether ``value`` is at least as good as ``bound``; NaN never is."""
+        return value >= bound if self.higher_is_better else value <= bound
+
+    def stays_short(self, value: float, bound: float) -> bool:
+        """Return whether ``value`` is no better than ``bound``."""
+        return value <= bound if self.higher_is_better else value >= bound
+
+    def in_words(self, *, reach: bool) -> str:
+        return "at least" if self.higher_is_better == reach else "at most"
 
 
 class Task:
     """What a project learns; ``task.py`` extends it.
 
-    ``loss(model, batch)`` is the mean loss over what counts in a batch, and ``weight(batch)`` how much that is:
-    samples, or the pixels or tokens that are not ignored. ``evaluate(model, batches)`` is called without gradients, in
-    evaluation mode and autocast, on every rank with its share; ``distributed.total`` adds up the shares. ``show`` is
-    called once at the end, on the first rank with its share: it writes pictures into the directory, and returns lines
-    to print.
+    ``loss`` is the mean over what counts in a batch, and ``weight`` how much that is: samples, or the pixels or tokens
+    that are not ignored. ``evaluate`` is called without gradients, in evaluation mode and autocast, on every rank with
+    its share; ``distributed.total`` adds up the shares. ``show`` is called once at the end on the first rank: it writes
+    pictures into the directory, and returns lines to print.
     """
 
     metric = Metric.named("loss")
@@ -71,6 +94,14 @@ class Task:
         self.channels_last = self.channels_last and device.type != "mps"
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         return cast(nn.Module, cast(Any, model).to(device=device, memory_format=memory_format))
+
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return complete states on the first rank. Every rank must call this."""
+        return model.state_dict(), optimizer.state_dict()
+
+    def load_state(self, model: nn.Module, optimizer: torch.optim.Optimizer, of_model: Any, of_optimizer: Any) -> None:
+        model.load_state_dict(of_model)
+        optimizer.load_state_dict(of_optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +130,12 @@ class Training:
             self.notes.append(f"frozen: {frozen:,} parameters")
         self.model = task.place(model, device, precision)
         wrapped = distributed.wrap(self.model, device, find_unused=config.find_unused_parameters)
-        self.without_sync = lambda: distributed.without_sync(wrapped)
+        self.without_sync = getattr(wrapped, "no_sync", contextlib.nullcontext)  # DDP's, or that of a sharded model
         self.parallel = compat.compiled(wrapped, device.type) if config.compile else wrapped
         self.optimizer = optim.make_optimizer(self.model, config, device)
         self.amp = Amp(self.model, self.optimizer, precision, config)
         self.ema = optim.Ema(self.model, config.ema_decay) if config.ema_decay else None
+        self.evaluated = self.ema.model if self.ema is not None else self.model
         self.best: float | None = None
         self.worse = 0  # evaluations since the best one
         self.step = 0
@@ -115,7 +147,7 @@ class Training:
         self.loader = make_loader(data, self.train_data, self.order, device, workers)
         draws = in_order(len(cast(Any, data.validation)), config.batch_size)
         self.validation_loader = make_loader(data, data.validation, draws, device, workers)
-        self.mean_loss = log.MeanLoss(device)
+        self.unread: list[Tensor] = []  # the losses of steps since the last line of the log
         seed_everything(config.seed + rank)  # the models are equal; from here on, each rank draws its own
 
     @property
@@ -131,13 +163,8 @@ class Training:
 
     def groups(self) -> Iterator[list[Batch]]:
         """Yield the rest of the epoch, ``grad_accum_steps`` micro-batches at a time; the last group may be smaller."""
-        group: list[Batch] = []
-        for batch in read(self.loader):
-            group.append(self.on_device(batch))
-            if len(group) == self.config.grad_accum_steps:
-                yield group
-                group = []
-        if group:
+        batches = map(self.on_device, read(self.loader))
+        while group := list(itertools.islice(batches, self.config.grad_accum_steps)):
             yield group
 
     def learning_rate(self) -> float:
@@ -154,25 +181,23 @@ class Training:
         self.step += 1
 
     def evaluate(self) -> dict[str, float]:
-        """Return the task's measurements of the current model on the validation data."""
+        """Return the task's measurements on the validation data, of the averaged weights if there are any."""
         with self._evaluating() as batches:
-            return self.task.evaluate(self.model, batches)
+            return self.task.evaluate(self.evaluated, batches)
 
     def show(self) -> Sequence[str]:
         """Let the task write its pictures or samples into the run directory; return lines to print."""
         if distributed.is_sharded(self.model):
             return ("no pictures or samples: the weights are sharded over several ranks",)
         with self._evaluating() as batches:
-            return self.task.show(self.model, batches, self.config.run_dir)
+            return self.task.show(self.evaluated, batches, self.config.run_dir)
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[Iterable[Batch]]:
-        """While entered: evaluation mode, autocast, no gradients, and the averaged weights if there are any."""
-        averages = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
-        self.model.eval()
+        self.evaluated.eval()
         try:
-            with torch.no_grad(), averages, self.amp.autocast():
-                yield (self.on_device(batch) for batch in read(self.validation_loader))
+            with torch.no_grad(), self.amp.autocast():
+                yield map(self.on_device, read(self.validation_loader))
         finally:
             optim.train_mode(self.model)
 
@@ -190,18 +215,15 @@ class Training:
         """Return whether this is the best evaluation so far, and remember it if it is."""
         if self.metric.name not in evaluation:
             message = f"the evaluation has no value `{self.metric.name}`; it has {', '.join(evaluation)}"
-            raise ProjectError(
-                message, hint="to select the best checkpoint by another value", option="--eval-metric NAME"
-            )
+            raise ProjectError(message, hint="to select the best checkpoint by another, pass `--eval-metric NAME`")
         value = evaluation[self.metric.name]
         is_best = math.isfinite(value) and (self.best is None or not self.metric.stays_short(value, self.best))
-        self.best = value if is_best else self.best
-        self.worse = 0 if is_best else self.worse + 1
+        self.best, self.worse = (value, 0) if is_best else (self.best, self.worse + 1)
         return is_best
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint. Every rank must call this, as each has its own random generators."""
-        model, optimizer = distributed.state(self.model, self.optimizer)
+        model, optimizer = self.task.state(self.model, self.optimizer)
         return {
             "model": model,
             "optimizer": optimizer,
@@ -211,7 +233,7 @@ class Training:
             "epoch": self.order.epoch,
             "position": self.order.position,
             "step": self.step,
-            "mean_loss": self.mean_loss.state(),
+            "mean_loss": torch.stack(self.unread).cpu() if self.unread else torch.zeros(0),
             "ema": self.ema.state() if self.ema is not None else {},
             "best": self.best,
             "worse": self.worse,
@@ -224,15 +246,15 @@ class Training:
         """Continue exactly where ``state`` was taken; raise if it belongs to another run, report what differs."""
         self._compare(state, say)
         try:
-            distributed.load_state(self.model, self.optimizer, state["model"], state["optimizer"])
+            self.task.load_state(self.model, self.optimizer, state["model"], state["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise ProjectError(f"the checkpoint is of another model: {error}", hint=[OTHER_RUN]) from error
+            raise ProjectError(f"the checkpoint is of another model: {error}", hint=OTHER_RUN) from error
         self.amp.load_state(state["amp"])
         self.order.epoch, self.order.position = state["epoch"], state["position"]
         self.step, self.best, self.worse = state["step"], state["best"], state["worse"]
-        self.mean_loss.load_state(state["mean_loss"])
+        self.unread = list(state["mean_loss"].to(self.device))
         if self.ema is not None:
-            self.ema.load_state(state["ema"] or dict(self.model.state_dict()))
+            self.ema.model.load_state_dict({**state["model"], **state["ema"]})
         if len(state["random"]) == distributed.ranks():
             set_random_state(state["random"][distributed.rank()])
         else:
@@ -243,22 +265,19 @@ class Training:
         if state["fingerprint"] != self.data.fingerprint:
             raise ProjectError(
                 "the data have changed since the checkpoint, so validation samples could get into the training",
-                hint="to train on the new data from the weights of the run in DIR",
-                option="--init-from DIR --run-dir runs/NAME",
+                hint="to train on the new data from the weights of DIR, pass `--init-from DIR --run-dir runs/NAME`",
             )
         then, now = state["config"], echo(self.config)
-        differing: dict[str, list[str]] = {"same": [], "changes": [], "free": []}
-        for field in dataclasses.fields(self.config):
-            if then.get(field.name) != now[field.name]:
-                differing[field.metadata["resume"]].append(field.name)
-        if refused := differing["same"]:
-            found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in refused)
-            options = " ".join(as_option(name, then.get(name)) for name in refused).strip()
-            hint = Hint("to resume it", option=options) if options else Hint("to resume it, omit them")
+        differing = [field for field in dataclasses.fields(self.config) if then.get(field.name) != now[field.name]]
+        if names := [field.name for field in differing if field.metadata["resume"] == "same"]:
+            found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in names)
+            options = " ".join(as_option(name, then.get(name)) for name in names).strip()
+            hint = f"to resume it, pass `{options}`" if options else "to resume it, omit them"
             raise ProjectError(f"cannot resume with other options: {found}", hint=(hint, OTHER_RUN))
         then = {**then, "precision": state["precision"], "processes": len(state["random"])}
         now = {**now, "precision": self.amp.precision.name, "processes": distributed.ranks()}
-        names = [*differing["changes"], *(name for name in ("precision", "processes") if then[name] != now[name])]
+        names = [field.name for field in differing if field.metadata["resume"] == "changes"]
+        names += [name for name in ("precision", "processes") if then[name] != now[name]]
         if names:
             changes = ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names)
             say(f"no longer bit-identical to the run before: {changes}")
@@ -267,8 +286,8 @@ class Training:
         """Return the SHA-256 of weights and buffers, which is equal for bit-identical runs."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
             content = distributed.whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(name.encode())
             digest.update(content.numpy().data)
         return digest.hexdigest()
 
@@ -287,9 +306,8 @@ class Run:
 
     def __enter__(self) -> Run:
         training, config = self.training, self.config
-        if training.device.type != "cuda" and (signs := nvidia_signs()):
-            found = "; ".join(signs)
-            print(f"warning: training on {training.device}, although the machine has {found}", file=sys.stderr)
+        if training.device.type != "cuda" and (signs := "; ".join(nvidia_signs())):
+            print(f"warning: training on {training.device}, although the machine has {signs}", file=sys.stderr)
         for line in training.notes:
             self.say(line)
         resumed_at, is_first = self._resume(), distributed.rank() == 0
@@ -308,17 +326,14 @@ class Run:
         optim.train_mode(training.model)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._open.close()
         if isinstance(error, compat.OUT_OF_MEMORY):
             raise out_of_memory(self.training, error) from error
         if isinstance(error, RuntimeError) and "Expected to have finished reduction" in str(error):
             raise ProjectError(
                 "the loss doesn't depend on all parameters of the model, which several processes must agree on",
-                hint="to allow parameters without a gradient",
-                option="--find-unused-parameters",
+                hint="to allow parameters without a gradient, pass `--find-unused-parameters`",
             ) from error
 
     @property
@@ -334,7 +349,7 @@ class Run:
     def stepped(self, loss: Tensor) -> None:
         """Log the step that was made, where due; all ranks agree on a signal."""
         training = self.training
-        training.mean_loss.add(loss)
+        training.unread.append(loss)
         self._signal.agree()
         if self._trace is not None:
             self._trace.step()
@@ -351,9 +366,8 @@ class Run:
         self._write("val", self.evaluation)
         numbers = {"loss": self.losses[-1]} if self.losses else {}
         numbers.update({f"val {name}": value for name, value in self.evaluation.items()})
-        told = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         self._bar.clear()
-        self.say(f"epoch {training.order.epoch + 1}/{self._epochs()}  step {training.step}/{self._total}  {told}")
+        self.say("  ".join([self._place(), *(f"{name} {value:.4f}" for name, value in numbers.items())]))
         self._time = time.perf_counter()  # evaluation is not training time
         return training.is_best(self.evaluation)
 
@@ -365,8 +379,8 @@ class Run:
         path = self._checkpoints.save(state, self.training.step)
         if is_best:
             self._checkpoints.keep_as(path, checkpoint.BEST)
-            content = {"format": checkpoint.FORMAT, "metrics": self.evaluation}
-            content.update({name: state[name] for name in ("config", "about", "step")})
+            content = {name: state[name] for name in ("config", "about", "step")}
+            content |= {"format": checkpoint.FORMAT, "metrics": self.evaluation}
             content["model"] = {**state["model"], **state["ema"]}
             checkpoint.write_aside(self.config.run_dir / checkpoint.MODEL, lambda file: torch.save(content, file))
 
@@ -382,44 +396,43 @@ class Run:
 
     def finish(self, *, draw: bool = True) -> Outcome:
         """Write the result of the run, and return it. Call this while the run is entered."""
-        training, signal_name = self.training, self._signal.received
+        training, stopped_by = self.training, self._signal.received
         state_hash = training.state_hash()
-        if signal_name:
-            self.say(f"{signal_name}: saved after step {training.step}; to continue, pass `--resume`")
+        if stopped_by:
+            self.say(f"{stopped_by}: saved after step {training.step}; to continue, pass `--resume`")
         else:
             self.evaluation = self.evaluation or training.evaluate()
-            if self._metrics is not None:
-                self._metrics.write("finished", training.step, state_hash=state_hash, skipped=training.amp.skipped)
+            self._write("finished", {"state_hash": state_hash, "skipped": training.amp.skipped})
             self._write_run_json(state_hash=state_hash, evaluation=self.evaluation)
             if draw and distributed.rank() == 0:
                 for line in (*training.show(), log.draw_curves(self.config.run_dir)):
                     self.say(line)
-        patience = "patience" if self._is_out_of_patience() else ""
-        if patience and not signal_name:
-            best = f"{training.metric.name} than {training.best:.4f}"
-            self.say(f"stopped: no better {best} in {training.worse} evaluations")
+            if self._is_out_of_patience():
+                stopped_by, best = "patience", f"{training.metric.name} than {training.best:.4f}"
+                self.say(f"stopped: no better {best} in {training.worse} evaluations")
         return Outcome(
             losses=tuple(self.losses),
             evaluation=self.evaluation,
             steps=training.step,
             skipped=training.amp.skipped,
             state_hash=state_hash,
-            stopped_by=signal_name or patience,
+            stopped_by=stopped_by,
         )
 
     def _is_out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.training.worse
 
-    def _epochs(self) -> int:
-        max_steps = self.config.max_steps
-        return -(-max_steps // self.training.steps_in_epoch) if max_steps else self.config.epochs
+    def _place(self) -> str:
+        training, steps = self.training, self.config.max_steps
+        epochs = -(-steps // training.steps_in_epoch) if steps else self.config.epochs
+        return f"epoch {training.order.epoch + 1}/{epochs}  step {training.step}/{self._total}"
 
     def _resume(self) -> int | None:
         """Return the step after which the run continues, or None for a new run."""
         run_dir, request, training = self.config.run_dir, self.config.resume, self.training
         if not request:
             if self._checkpoints.complete():
-                hint = (Hint("to continue it", option="--resume"), OTHER_RUN)
+                hint = ("to continue it, pass `--resume`", OTHER_RUN)
                 raise ProjectError(f"`{run_dir}` already contains a run", hint=hint)
             return None
         state = None
@@ -431,7 +444,7 @@ class Run:
             return None
         if "optimizer" not in state:
             message = f"`{request}` has the weights of a run, but not its state"
-            raise ProjectError(message, hint="to start a new run from its weights", option="--init-from FILE")
+            raise ProjectError(message, hint="to start a new run from its weights, pass `--init-from FILE`")
         training.load_state(state, self.say)
         is_done = training.step >= training.total_steps
         where = "the last one: nothing is left to train" if is_done else f"epoch {training.order.epoch + 1}"
@@ -443,22 +456,22 @@ class Run:
         training, now = self.training, time.perf_counter()
         self._last_line = now
         seconds = (now - self._start) / (training.step - self._first_step) * (self._total - training.step)
-        loss = training.mean_loss.peek()
-        loss = self.losses[-1] if math.isnan(loss) and self.losses else loss
-        line = f"step {training.step}/{self._total} (epoch {training.order.epoch + 1}/{self._epochs()})"
-        print(f"{line}  loss {loss:.4f}  about {duration(seconds)} left", file=sys.stderr, flush=True)
+        loss = log.mean_of(training.unread) if training.unread or not self.losses else self.losses[-1]
+        left = tqdm.format_interval(seconds)
+        print(f"{self._place()}  loss {loss:.4f}  about {left} left", file=sys.stderr, flush=True)
 
     def _log(self) -> None:
         """Record one line of measurements; this waits for the device."""
         training, now = self.training, time.perf_counter()
-        loss, unit = training.mean_loss.read(), training.task.unit
+        loss, unit = log.mean_of(training.unread), training.task.unit
+        training.unread = []
         speed = (training.samples - self._samples) * training.task.units_per_sample / (now - self._time)
         self._samples, self._time = training.samples, now
         self.losses.append(loss)
         values: dict[str, float] = {
             "loss": loss,
             "lr": max(group["lr"] for group in training.optimizer.param_groups),
-            "scale": training.amp.check_scale(),
+            "scale": training.amp.scale(),
             "skipped": training.amp.skipped,
             f"{unit}_per_second": round(speed, 1),
         }
@@ -470,7 +483,7 @@ class Run:
         self._bar.update(training.step - self._bar.n)
         self._bar.set_postfix(shown, refresh=False)
 
-    def _write(self, event: str, values: dict[str, float]) -> None:
+    def _write(self, event: str, values: dict[str, Any]) -> None:
         if self._metrics is not None:
             self._metrics.write(event, self.training.step, epoch=self.training.order.epoch, **values)
 
@@ -521,23 +534,14 @@ class Signal:
 
 def out_of_memory(training: Training, error: BaseException) -> ProjectError:
     """Return an error with the used memory and the ways to use less."""
-    config, device, used = training.config, training.device, ""
+    config, device, used, ways = training.config, training.device, "", ["use a smaller model or smaller inputs"]
     if device.type == "cuda":
         peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         used = f" at a peak of {peak / GIB:.2f} GiB out of {size / GIB:.2f} GiB"
-    ways = []
+    if config.precision in ("fp32", "tf32"):
+        ways.insert(0, "to compute in 16 bits if the device supports it, pass `--precision auto`")
     if config.batch_size % 2 == 0:
         smaller = f"--batch-size {config.batch_size // 2} --grad-accum-steps {config.grad_accum_steps * 2}"
-        ways.append(Hint("to make the same step from smaller batches", option=smaller))
-    if config.precision in ("fp32", "tf32"):
-        ways.append(Hint("to compute in 16 bits if the device supports it", option="--precision auto"))
-    ways.append(Hint("use a smaller model or smaller inputs"))
+        ways.insert(0, f"to make the same step from smaller batches, pass `{smaller}`")
     reason = str(error).splitlines()[0]
     return ProjectError(f"out of memory{used}, with `--batch-size {config.batch_size}`: {reason}", hint=ways)
-
-
-def duration(seconds: float) -> str:
-    """Return a rounded duration, such as ``40 s``, ``12 min``, or ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

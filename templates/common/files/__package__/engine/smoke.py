@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .device import ability_of, choose_precision, nvidia_signs, prepare
 from .errors import PACKAGE
+from .log import PROJECT
 from .options import Parser
 from .run import Outcome, Say, Training
 
-NO_GPU = "this machine has no NVIDIA device or driver"
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 LOW_SHARE = 0.98  # of the FLOPs of all matrix products and convolutions
 EARLY = 10  # steps in which no output is so certain that its gradient is 0
@@ -76,29 +76,25 @@ def run(project: Any, say: Say, *, require_gpu: bool = False, skip_gpu: str = ""
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if works else []
     if not gpus:
         torch.set_num_threads(1)  # threads that wait for each other on a busy machine cost minutes, and change the bits
-    checks = [Check("device", True, "the CPU", "CPU") if skip_gpu else _gpu_check(gpus, require_gpu=require_gpu)]
+    checks = [_gpu_check(gpus, require_gpu=require_gpu, skip_gpu=skip_gpu)]
     can_train = checks[0].passed
-    if can_train:
-        for number, device in enumerate(gpus or [torch.device("cpu")]):
-            checks += check_device(project, device, say, with_control=number == 0)
-    passed = all(check.passed for check in checks)
+    for number, device in enumerate((gpus or [torch.device("cpu")]) if can_train else ()):
+        checks += check_device(project, device, say, with_control=number == 0)
     for check in checks:
         say(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found} (expected: {check.wanted})")
-    if not passed:
-        say("smoke test FAILED")
-    elif gpus:
-        say(f"smoke test passed on {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}")
-    else:
-        say("smoke test: the CPU part passed")
+    passed = all(check.passed for check in checks)
+    on_gpus = f" passed on {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
+    say(f"smoke test{' FAILED' if not passed else on_gpus if gpus else ': the CPU part passed'}")
     if not gpus and can_train:
-        _say_how_to_run_gpu_part(skip_gpu or NO_GPU, say)
+        say_how_to_run_gpu_part(skip_gpu or "this machine has no NVIDIA device or driver", say)
     return passed
 
 
-def _gpu_check(gpus: list[torch.device], *, require_gpu: bool) -> Check:
-    """Allow a run on the CPU only if the machine shows no sign of NVIDIA."""
-    if gpus:
-        return Check("device", True, "an NVIDIA GPU", ", ".join(map(_device_name, gpus)))
+def _gpu_check(gpus: list[torch.device], *, require_gpu: bool, skip_gpu: str) -> Check:
+    """Allow a run on the CPU only if the machine shows no sign of NVIDIA, or for a reason."""
+    if gpus or skip_gpu:
+        found = ", ".join(map(_device_name, gpus)) or "CPU"
+        return Check("device", True, "the CPU" if skip_gpu else "an NVIDIA GPU", found)
     signs = "; ".join(nvidia_signs())
     if not signs and not require_gpu:
         return Check("device", True, "an NVIDIA GPU, if the machine has one", "CPU; no NVIDIA device or driver")
@@ -139,8 +135,9 @@ class Observer(TorchDispatchMode):
         self._sum = 0.0
         self._is_stepping = False
         self._start = [parameter.detach().clone() for parameter in training.model.parameters()]
-        training.model.register_forward_pre_hook(self._before)
-        training.model.register_forward_hook(self._after)
+        for model in {training.model, training.evaluated}:
+            model.register_forward_pre_hook(self._before)
+            model.register_forward_hook(self._after)
         training.optimizer.register_step_pre_hook(self._before_step)
         training.optimizer.register_step_post_hook(self._step)
 
@@ -208,8 +205,10 @@ def flops_of(name: str, tensors: Sequence[Tensor], result: Tensor) -> int:
 
 
 def observe(project: Any, device: torch.device, folder: Path, say: Say, *, shuffled: bool) -> Observer:
-    """Run the project's own training loop and watch it."""
-    config = project.smoke_config(device=str(device), precision=_precision(device), run_dir=folder, shuffled=shuffled)
+    """Run the project's own training loop in low precision and watch it."""
+    precision = choose_precision("auto", ability_of(device))
+    name = "bf16" if device.type == "cpu" else "fp16" if precision.dtype is None else precision.name
+    config = project.smoke_config(device=str(device), precision=name, run_dir=folder, shuffled=shuffled)
     say(f"training on {_device_name(device)} with {'shuffled' if shuffled else 'real'} {project.SMOKE.shuffled}")
     training = project.build(config, *prepare(config, say))
     seen = Observer(training)
@@ -227,19 +226,73 @@ def judge(seen: Observer, limits: Limits) -> list[Check]:
     bad = sum(not math.isfinite(loss) for loss in outcome.losses)
     first, last, score = outcome.losses[0], outcome.losses[-1], outcome.evaluation[metric.name]
     readings = f"{len(outcome.losses)} readings, {bad} not finite, {outcome.skipped} of {outcome.steps} steps skipped"
-    falls, reached = not bad and last * limits.loss_ratio <= first, metric.reaches(score, limits.reach)
-    ratio, reach = f"at most 1/{limits.loss_ratio:g} of the first", f"{metric.in_words(reach=True)} {limits.reach}"
+    falls, ratio = not bad and last * limits.loss_ratio <= first, f"at most 1/{limits.loss_ratio:g} of the first"
+    reached, reach = metric.reaches(score, limits.reach), f"{metric.in_words(reach=True)} {limits.reach}"
+    flops = sum(seen.flops.values())
+    share = sum(seen.flops[dtype] for dtype in LOW_PRECISION) / max(flops, 1)
+    low = f"{share:.1%} of {flops:.2g} FLOPs of matrix products and convolutions"
+    movement = f"{sum(map(bool, moved))} of {len(moved)} moved"
     return [
         Check("loss is finite", not bad and outcome.skipped <= limits.skips, "always", readings),
         Check("loss falls", falls, ratio, f"{first:.3f} to {last:.3f}"),
         Check(f"{metric.name} on unseen data", reached, reach, f"{score:.3f}"),
-        _low_precision(seen),
-        _learning_rate(seen.rates, seen.training.config.lr),
-        _steps(seen),
-        _samples(seen),
-        _evaluation(seen),
+        Check("low precision is used", share >= LOW_SHARE, f"bf16 or fp16 in {LOW_SHARE:.0%}", low),
+        *_steps(seen),
+        *_samples(seen),
+        Check("all weights are trained", all(moved), "every one moves", movement),
+    ]
+
+
+def _steps(seen: Observer) -> list[Check]:
+    """Check that gradients start at zero in each step, are clipped, and change the weights, at the scheduled rate."""
+    config, outcome, rates = seen.training.config, seen.outcome, seen.rates or [math.nan]
+    bound = config.clip_grad or math.inf
+    largest = max(filter(math.isfinite, seen.norms), default=0.0)
+    is_fresh = seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
+    is_complete = is_fresh and seen.idle <= outcome.skipped and largest <= 1.01 * bound
+    found = f"{seen.idle} change nothing, {seen.stale} start with old gradients, the largest norm is {largest:.3g}"
+    top = rates.index(max(rates))
+    is_curve = rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    is_high = math.isclose(rates[top], config.lr, rel_tol=1e-6) and max(rates[0], rates[-1]) < 0.5 * config.lr
+    follows = is_curve and is_high and len(set(rates)) >= 0.8 * len(rates)
+    curve = f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}"
+    return [
+        Check("learning rate follows its schedule", follows, f"a rise to {config.lr:g}, then a fall", curve),
+        Check("every step is complete", is_complete, f"new gradients up to {bound:g} that change the weights", found),
+    ]
+
+
+def _samples(seen: Observer) -> list[Check]:
+    """Check that training uses all samples and outputs, and evaluation all validation samples and no others."""
+    training, config, size = seen.training, seen.training.config, len(seen.training.train_data)
+    in_step = config.batch_size * config.grad_accum_steps
+    epochs, rest = divmod(seen.outcome.steps, -(-size // in_step))
+    expected = epochs * size + min(size, rest * in_step)
+    rows, different = sum(seen.train_rows.values()), len(seen.train_rows)
+    used = seen.gradients[0] / max(seen.gradients[1], 1)
+    uses_all = rows == expected and different >= 0.9 * min(size, expected) and used >= 0.98
+    of_val, val_rows, val_different = (
+        len(cast(Any, training.data.validation)),
+        seen.val_rows.total(),
+        len(seen.val_rows),
+    )
+    known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
+    sees_all = val_rows % of_val == 0 and val_rows >= 2 * of_val and val_different >= 0.9 * of_val
+    is_sound = sees_all and known <= 0.02 * val_rows and not seen.not_evaluating and seen.evaluates_again
+    mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
+    result = "the same" if seen.evaluates_again else "another"
+    return [
         Check(
-            "all weights are trained", all(moved), "every one moves", f"{sum(map(bool, moved))} of {len(moved)} moved"
+            "batches are used completely",
+            uses_all,
+            f"{expected} samples, {min(size, expected)} different ones, and a gradient for each output",
+            f"{rows} samples, {different} different ones, a gradient for {used:.1%}",
+        ),
+        Check(
+            "evaluation is on unseen data only",
+            is_sound,
+            f"all {of_val} validation samples each time, evaluation mode, and the same result again",
+            f"{val_rows} samples, {val_different} different ones, {known} trained on, {mode}, {result} result",
         ),
     ]
 
@@ -248,122 +301,35 @@ def judge_control(real: Observer, control: Observer, limits: Limits) -> list[Che
     """Check that the control was trained as long and on the same data, and that it learned nothing."""
     metric, score = real.training.metric, control.outcome.evaluation[real.training.metric.name]
     ceiling = f"{metric.name} {metric.in_words(reach=False)} {limits.control}"
+    is_ignorant = metric.stays_short(score, limits.control)
     ratio = math.hypot(*control.moved()) / max(math.hypot(*real.moved()), 1e-12)
     same_data = control.train_rows == real.train_rows and control.val_rows == real.val_rows
     same_rates = control.rates == real.rates
     samples, rates = ("the same" if same else "other" for same in (same_data, same_rates))
+    wanted = "the same samples and learning rates, and weights that move"
+    found = f"{samples} samples, {rates} learning rates, weights move {ratio:.2f} times as far"
     return [
-        Check(
-            f"control with shuffled {limits.shuffled} doesn't learn",
-            metric.stays_short(score, limits.control),
-            ceiling,
-            f"{score:.3f}",
-        ),
-        Check(
-            "control trains like the run",
-            same_data and same_rates and ratio > 0.3,
-            "the same samples and learning rates, and weights that move",
-            f"{samples} samples, {rates} learning rates, weights move {ratio:.2f} times as far",
-        ),
+        Check(f"control with shuffled {limits.shuffled} doesn't learn", is_ignorant, ceiling, f"{score:.3f}"),
+        Check("control trains like the run", same_data and same_rates and ratio > 0.3, wanted, found),
     ]
-
-
-def _low_precision(seen: Observer) -> Check:
-    everything = sum(seen.flops.values())
-    share = sum(seen.flops[dtype] for dtype in LOW_PRECISION) / max(everything, 1)
-    found = f"{share:.1%} of {everything:.2g} FLOPs of matrix products and convolutions"
-    return Check("low precision is used", share >= LOW_SHARE, f"bf16 or fp16 in {LOW_SHARE:.0%}", found)
-
-
-def _learning_rate(rates: list[float], peak: float) -> Check:
-    """Check that the rate rises to its peak, then falls, and differs in nearly every step."""
-    top = max(range(len(rates)), key=rates.__getitem__, default=0)
-    passed = (
-        bool(rates)
-        and rates[: top + 1] == sorted(rates[: top + 1])
-        and rates[top:] == sorted(rates[top:], reverse=True)
-        and math.isclose(rates[top], peak, rel_tol=1e-6)
-        and max(rates[0], rates[-1]) < 0.5 * peak
-        and len(set(rates)) >= 0.8 * len(rates)
-    )
-    found = f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}" if rates else "no step"
-    return Check("learning rate follows its schedule", passed, f"a rise to {peak:g}, then a fall", found)
-
-
-def _steps(seen: Observer) -> Check:
-    """Check that gradients start at zero in each step, are clipped, and change the weights."""
-    config, outcome = seen.training.config, seen.outcome
-    bound = config.clip_grad or math.inf
-    largest = max(filter(math.isfinite, seen.norms), default=0.0)
-    is_fresh = seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
-    passed = is_fresh and seen.idle <= outcome.skipped and largest <= 1.01 * bound
-    found = f"{seen.idle} change nothing, {seen.stale} start with old gradients, the largest norm is {largest:.3g}"
-    return Check("every step is complete", passed, f"new gradients up to {bound:g} that change the weights", found)
-
-
-def _samples(seen: Observer) -> Check:
-    """Check that every sample of every batch reaches the model, and that all outputs take part in the loss."""
-    config, size = seen.training.config, len(seen.training.train_data)
-    in_step = config.batch_size * config.grad_accum_steps
-    epochs, rest = divmod(seen.outcome.steps, -(-size // in_step))
-    expected = epochs * size + min(size, rest * in_step)
-    rows, different = sum(seen.train_rows.values()), len(seen.train_rows)
-    used = seen.gradients[0] / max(seen.gradients[1], 1)
-    return Check(
-        "batches are used completely",
-        rows == expected and different >= 0.9 * min(size, expected) and used >= 0.98,
-        f"{expected} samples, {min(size, expected)} different ones, and a gradient for each output",
-        f"{rows} samples, {different} different ones, a gradient for {used:.1%}",
-    )
-
-
-def _evaluation(seen: Observer) -> Check:
-    """Check that the evaluation sees all validation samples, no training samples, and a model that stays the same."""
-    size = len(cast(Any, seen.training.data.validation))
-    rows, different = sum(seen.val_rows.values()), len(seen.val_rows)
-    known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
-    sees_all = rows % size == 0 and rows >= 2 * size and different >= 0.9 * size  # by the loop, and again
-    mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
-    result = "the same" if seen.evaluates_again else "another"
-    return Check(
-        "evaluation is on unseen data only",
-        sees_all and known <= 0.02 * rows and not seen.not_evaluating and seen.evaluates_again,
-        f"all {size} validation samples each time, evaluation mode, and the same result again",
-        f"{rows} samples, {different} different ones, {known} trained on, {mode}, {result} result",
-    )
-
-
-def _precision(device: torch.device) -> str:
-    """Return a low precision in any case, because the test is about it."""
-    if device.type == "cpu":
-        return "bf16"
-    chosen = choose_precision("auto", ability_of(device))
-    return chosen.name if chosen.dtype is not None else "fp16"
 
 
 def _device_name(device: torch.device) -> str:
     return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "CPU"
 
 
-def _say_how_to_run_gpu_part(reason: str, say: Say) -> None:
+def say_how_to_run_gpu_part(reason: str, say: Say, project: Path = PROJECT) -> None:
     """Print why the GPU part did not run, and the commands that run it, from any directory."""
-    project = Path(__file__).resolve().parents[2]
-    python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
+    lockfile = project / "conda-lock.yml"
+    locked = lockfile.read_text(encoding="utf-8") if lockfile.is_file() else ""
     say(f"GPU: not run, because {reason}")
-    if only_cpu_is_locked(project):
+    if re.search(r"/torch-[^/\s]*(\+|%2[Bb])cpu-", locked) and not any(project.glob("lockfiles/cu*/conda-lock.yml")):
         say("The lockfile has only the CPU build of torch. To find the CUDA build for a machine, run there:")
         say("    envforge explain")
         say("To add it to the project, pass its tag to `envforge lock --variant`. Then install it and test again.")
         return
     say("To run the GPU part on a machine with an NVIDIA GPU:")
-    lock = [] if (project / "conda-lock.yml").is_file() else ["envforge lock"]
+    python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
+    lock = [] if lockfile.is_file() else ["envforge lock"]
     for command in (*lock, "envforge install", f"{python} -m {PACKAGE}.smoke --require-gpu"):
         say(f"    cd {shlex.quote(str(project))} && {command}")
-
-
-def only_cpu_is_locked(project: Path) -> bool:
-    """Return whether the project has a lockfile with the CPU build of torch, and none with a CUDA build."""
-    lockfile = project / "conda-lock.yml"
-    text = lockfile.read_text(encoding="utf-8") if lockfile.is_file() else ""
-    is_cpu = re.search(r"/torch-[^/\s]*(\+|%2[Bb])cpu-", text) is not None
-    return is_cpu and not any(project.glob("lockfiles/cu*/conda-lock.yml"))

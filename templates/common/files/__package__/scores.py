@@ -1,43 +1,18 @@
-"""Measure a model: the metric that selects the best checkpoint, the scores of a classifier, and class weights."""
+"""Measure a classifier: its scores, its confusion matrix, and the weights of its classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import distributed
-from .log import pyplot, save_figure
+from .engine import distributed
+from .engine.log import pyplot, save_figure
 
-LOWER_IS_BETTER = ("loss", "rmse", "bits_per_byte")
 MOST_NUMBERS = 20  # more classes leave no space for numbers in the cells
-
-
-@dataclass(frozen=True)
-class Metric:
-    """The value of an evaluation that selects the best checkpoint and decides the smoke test."""
-
-    name: str
-    higher_is_better: bool = True
-
-    @classmethod
-    def named(cls, name: str) -> Metric:
-        return cls(name, name not in LOWER_IS_BETTER)
-
-    def reaches(self, value: float, bound: float) -> bool:
-        """Return whether ``value`` is at least as good as ``bound``; NaN never is."""
-        return value >= bound if self.higher_is_better else value <= bound
-
-    def stays_short(self, value: float, bound: float) -> bool:
-        """Return whether ``value`` is no better than ``bound``."""
-        return value <= bound if self.higher_is_better else value >= bound
-
-    def in_words(self, *, reach: bool) -> str:
-        return "at least" if self.higher_is_better == reach else "at most"
 
 
 class Confusion:

@@ -169,7 +169,7 @@ def install_environment(
     ``offline`` uses only the cache and local mirrors. ``force`` installs into a directory that envforge did not create.
     ``ignore_machine`` turns requirements that this machine doesn't meet into warnings.
     """
-    from envforge.base.net import Mirrors
+    from envforge.base.urls import Mirrors
     from envforge.prefix.install import install
     from envforge.prefix.values import InstallRequest
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.base.net import Client, Mirrors, NetworkError
-from envforge.base.urls import Url, show_url
+from envforge.base.urls import Mirrors, Url, show_url
 from envforge.catalogue.index import CatalogueEntry, filled, find_entry, list_entries, verified_text
 from envforge.errors import OutsideError, RequestError
 from envforge.lock.environment_spec import EnvironmentTexts, render_texts
@@ -283,6 +282,8 @@ def _first_silent(urls: Iterable[str]) -> str | None:
 
 def _ask(url: str, answered: threading.Event) -> None:
     """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection doesn't count."""
+    from envforge.base.net import Client, NetworkError  # noqa: PLC0415 - a lock of the catalogue needs no network
+
     try:
         folder = Url.parse(url).file_path
         if folder is None:

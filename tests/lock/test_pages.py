@@ -9,7 +9,7 @@ import pytest
 from packaging.markers import Marker
 from packaging.version import Version
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.errors import EnvforgeError
 from envforge.lock.index import PlatformIndex, Sources, Target, Wanted
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes

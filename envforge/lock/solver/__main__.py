@@ -268,7 +268,7 @@ def answer_call(call: Call, environment: Mapping[str, str]) -> object:
 
 
 def _solved(call: Call, environment: Mapping[str, str], platform: str) -> _JsonObject:
-    from envforge.base.net import Mirrors  # noqa: PLC0415 - only a solve needs it
+    from envforge.base.urls import Mirrors  # noqa: PLC0415 - only a solve needs it
     from envforge.lock.solver import request, solve  # noqa: PLC0415 - imports rattler
     from envforge.lock.solver.request import ALIAS, Naming  # noqa: PLC0415 - as above
 

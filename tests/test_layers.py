@@ -74,7 +74,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "prefix/audit.py": "moves a file of the user away",
         "prefix/own_files.py": "moves files of the user away and back",
         "prefix/conda_packages.py": "moves an unpacked package into its place after its check",
-        "project/place.py": "moves a new project into its place, and fails if there is one",
+        "project/plan.py": "moves a new project into its place, and fails if there is one",
     },
     "connect": {
         "base/net.py": "the owner",

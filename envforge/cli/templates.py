@@ -81,7 +81,7 @@ def show(options: ShowTemplateOptions) -> None:
 def new(options: StartOptions) -> None:
     """Create a template in DIR: a manifest, code that trains, and its smoke test."""
     from envforge.base.staging import settle_interrupted
-    from envforge.project.place import place
+    from envforge.project.plan import place
     from envforge.project.template_source import plan_starter
 
     folder = options.folder
@@ -108,9 +108,8 @@ def test(options: TrialOptions) -> None:
     from envforge.machine.record import load_machine
     from envforge.project.template_source import is_source, open_template
     from envforge.project.trial import has_torch, try_template
-    from envforge.pytorch.matrix import load_matrix
+    from envforge.pytorch.matrix import Request, load_matrix
     from envforge.pytorch.select import select_platforms
-    from envforge.pytorch.selection import Request
 
     selection = select_platforms(load_machine("cpu", {}), Request(), (), load_matrix())[0]
     smoke = not options.no_smoke and has_torch()

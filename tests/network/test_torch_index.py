@@ -15,9 +15,8 @@ from envforge.base.data_files import read_data
 from envforge.base.urls import Mirrors
 from envforge.lock.pages import Downloads, IndexFile
 from envforge.machine.record import load_machine
-from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.matrix import Build, Request, load_matrix
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Build, Request
 
 INDEX = "https://download.pytorch.org/whl"
 MATRIX = load_matrix()

@@ -11,7 +11,7 @@ from packaging.version import Version
 from envforge.base.redact import quoted
 from envforge.base.terms import CPU, ComputeCapability, WheelTag
 from envforge.pytorch.fit import has_code, has_ptx
-from envforge.pytorch.selection import Build
+from envforge.pytorch.matrix import Build
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
 from envforge.verify.environment.packages import ENVIRONMENT
 from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, unknown, unread, warned

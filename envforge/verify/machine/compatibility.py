@@ -12,7 +12,7 @@ from envforge.base.redact import lock_command
 from envforge.base.terms import CPU, ComputeCapability
 from envforge.machine.values import Gpu, driver_text
 from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade, has_code, has_cubin, has_ptx, read_limits
-from envforge.pytorch.selection import Build, Grade
+from envforge.pytorch.matrix import Build, Grade
 from envforge.verify.judging import check, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.case import MACHINE, Case, no_gpus, sources
 from envforge.verify.machine.facts import NO_LOCK, LockNeeds

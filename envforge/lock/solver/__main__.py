@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 import envforge
 from envforge.base.envelope import fields_to_json
 from envforge.base.files import write_atomic
-from envforge.base.process import exit_process
 from envforge.base.urls import hide_secrets
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError, exit_process
 from envforge.lock.solver import RECORDS_VARIABLE, PackagesNotFoundError
 
 if TYPE_CHECKING:

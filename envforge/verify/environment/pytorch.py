@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,16 +14,11 @@ from envforge.pytorch.fit import has_code, has_ptx
 from envforge.pytorch.matrix import Build
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
 from envforge.verify.environment.packages import ENVIRONMENT
-from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, unknown, unread, warned
+from envforge.verify.judging import check, counted, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.reference_data import matrix
-from envforge.verify.record import Record
 from envforge.verify.values import Judgement, Verdict
 
 _OPENMP = ("libgomp", "libiomp5", "libomp")
-_CUDA_LIBRARIES = (
-    "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
-    "libcufft", "libcurand", "libtorch", "libc10",
-)  # fmt: skip
 _MAPS = "/proc/self/maps after import torch"
 
 
@@ -35,16 +30,13 @@ class TorchCase:
     torch: TorchFacts
 
 
-def _of_torch(record: Record, judge: Callable[[TorchCase], Judged]) -> Iterable[Judgement]:
-    def with_torch(facts: EnvironmentFacts) -> Judged:
-        if facts.torch.value is None:
-            return skipped("torch was not imported: see `torch-import-failed`")
-        return judge(TorchCase(facts=facts, torch=facts.torch.value))
-
-    return ENVIRONMENT.judged(record, with_torch)
+def _with_torch(facts: EnvironmentFacts) -> TorchCase | Judgement:
+    if facts.torch.value is None:
+        return skipped("torch was not imported: see `torch-import-failed`")
+    return TorchCase(facts=facts, torch=facts.torch.value)
 
 
-TORCH = View(question="environment", judged=_of_torch)
+TORCH = ENVIRONMENT.part(_with_torch)
 """The environment, for checks that are skipped if torch was not imported."""
 
 _check = partial(check, group="libraries", needs=("python",))
@@ -57,7 +49,7 @@ def _outside(case: TorchCase) -> Iterator[Judgement]:
     if libraries is None:
         yield unread(facts.libraries, "the loaded libraries are unknown")
         return
-    outside = [library for library in libraries if not library.inside and library.family in _CUDA_LIBRARIES]
+    outside = [library for library in libraries if not library.inside and library.family not in (*_OPENMP, "libmkl")]
     for library in outside:
         words, command = f"`{library.path}` is loaded", facts.command_without_library_path
         if added_by := _added_by(facts, library.path):
@@ -281,18 +273,10 @@ def supports(torch: TorchFacts, platform: str, capability: ComputeCapability) ->
     return has_code(build, capability, matrix()) or has_ptx(build, capability, matrix())
 
 
-@_check(
-    "compile-toolchain",
-    "Toolchain for torch.compile",
-    of=ENVIRONMENT,
-    severity=Verdict.WARN,
-    cost="deep",
-    row=48,
-    needs=("python",),
-)
+@_check("compile-toolchain", "Toolchain for torch.compile", of=ENVIRONMENT, severity=Verdict.WARN, cost="deep", row=48)
 def _toolchain(facts: EnvironmentFacts) -> Judgement:
     """torch.compile compiles code at run time: `Failed to find C compiler`, `cannot find -lcuda`."""
-    tools, torch = facts.toolchain.value, facts.torch.value
+    tools, torch, source = facts.toolchain.value, facts.torch.value, facts.toolchain.source
     if tools is None:
         return skipped(f"nothing was imported: {facts.toolchain.unreadable}")
     needed = {"a C compiler (cc, gcc or clang)": tools.compiler, "Python.h": tools.python_header}
@@ -301,12 +285,6 @@ def _toolchain(facts: EnvironmentFacts) -> Judgement:
     missing = [name for name, found in needed.items() if found is None]
     if not missing:
         return passed(f"{tools.compiler}, Python.h" + (", triton" if tools.triton else ""))
-    command, source = _toolchain_command(facts, missing), facts.toolchain.source
-    return warned(f"missing: {', '.join(missing)}", ", ".join(needed), source, command=command)
-
-
-def _toolchain_command(facts: EnvironmentFacts, missing: Sequence[str]) -> str:
-    if list(missing) == ["triton"]:
-        return facts.repair_command
     platform = facts.platform if facts.platform.startswith("linux-") else "linux-64"
-    return f"envforge add gcc_{platform} gxx_{platform}"
+    command = facts.repair_command if missing == ["triton"] else f"envforge add gcc_{platform} gxx_{platform}"
+    return warned(f"missing: {', '.join(missing)}", ", ".join(needed), source, command=command)

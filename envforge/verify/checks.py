@@ -22,7 +22,7 @@ GROUP = "envforge.checks"
 # the modules that define checks, in the order of reports; each is imported only for its question
 _MODULES: dict[Question, tuple[str, ...]] = {
     "machine": ("driver", "compatibility", "gpus", "resources"),
-    "environment": ("packages", "pytorch"),
+    "environment": ("checks",),
     "training": ("devices", "learning", "speed"),
 }
 

@@ -73,7 +73,7 @@ def test_options_of_one_name_read_one_variable() -> None:
         (["explain", "--machine", "t4"], 31),
         (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 47),
         (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 44),
-        (["verify", "--fast"], 67),
+        (["verify", "--fast"], 66),
     ],
 )
 def test_commands_load_few_modules_of_envforge(

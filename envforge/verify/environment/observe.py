@@ -17,13 +17,7 @@ from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
 from envforge.machine.values import Machine, driver_text
 from envforge.prefix.journal import read_journal
-from envforge.verify.environment.facts import (
-    AuditDifference,
-    AuditFacts,
-    EnvironmentFacts,
-    LockedTorch,
-    VisibleGpu,
-)
+from envforge.verify.environment.facts import AuditDifference, AuditFacts, EnvironmentFacts, LockedTorch, VisibleGpu
 from envforge.verify.values import Signal
 
 if TYPE_CHECKING:

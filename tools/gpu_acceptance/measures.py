@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from envforge.verify.training import envforge_measures
-from envforge.verify.training.envforge_measures.context import Context, compiled_model
-from envforge.verify.training.envforge_measures.models import (
+from envforge.programs import envforge_measures
+from envforge.programs.envforge_measures.context import Context, compiled_model
+from envforge.programs.envforge_measures.models import (
     IMAGES,
     WARM,
     Reference,

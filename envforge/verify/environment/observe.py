@@ -100,7 +100,7 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 
 # a broken environment has thousands of differences, and records are sent to others
 KEPT = 50
-PROGRAMS = Path(__file__).parents[1] / "training"
+PROGRAMS = Path(__file__).parents[2] / "programs"
 _PARTS = ("python", "torch", "cuda", "numpy", "libraries", "toolchain")  # what the process reports
 OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="process-output")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 
 def context_of(folder: Path, lines: list[dict[str, Any]]) -> Any:
-    from envforge.verify.training.envforge_measures.context import Context
+    from envforge.programs.envforge_measures.context import Context
 
     return Context({"device": "cpu", "tiny": True}, str(folder), lines.append)
 
@@ -46,7 +46,7 @@ def test_variants_are_measured_in_low_precision(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_has_an_error(tmp_path: Path) -> None:
-    from envforge.verify.training.envforge_measures.models import Reference, measured
+    from envforge.programs.envforge_measures.models import Reference, measured
 
     def build() -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -56,7 +56,7 @@ def test_a_model_that_does_not_fit_has_an_error(tmp_path: Path) -> None:
 
 
 def test_reference_models_have_the_size_of_those_in_published_figures() -> None:
-    from envforge.verify.training.envforge_measures.models import Transformer, residual
+    from envforge.programs.envforge_measures.models import Transformer, residual
     from tools.gpu_acceptance.measures import Decoder
 
     sizes = [sum(each.numel() for each in model.parameters()) for model in (residual(), Transformer(), Decoder())]
@@ -76,7 +76,7 @@ def test_language_model_does_not_see_later_words() -> None:
 
 
 def test_repeated_convolution_uses_cudnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from envforge.verify.training.envforge_measures import device
+    from envforge.programs.envforge_measures import device
 
     seen: list[tuple[bool, bool]] = []
     convolve = torch.nn.functional.conv2d
@@ -92,7 +92,7 @@ def test_repeated_convolution_uses_cudnn(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.gpu
 def test_a_captured_step_trains_like_the_step_itself() -> None:
-    from envforge.verify.training.envforge_measures.models import WARM
+    from envforge.programs.envforge_measures.models import WARM
     from tools.gpu_acceptance.measures import _captured
 
     if not torch.cuda.is_available():
@@ -124,8 +124,8 @@ def test_a_captured_step_trains_like_the_step_itself() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", ["eager", "graph", "compile"])
 def test_each_variant_runs_on_a_gpu(tmp_path: Path, variant: str) -> None:
-    from envforge.verify.training.envforge_measures.context import Context
-    from envforge.verify.training.envforge_measures.models import run
+    from envforge.programs.envforge_measures.context import Context
+    from envforge.programs.envforge_measures.models import run
     from tools.gpu_acceptance import measures
 
     if not torch.cuda.is_available():

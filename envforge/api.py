@@ -99,7 +99,7 @@ def create_project(
     )
     from envforge.project.plan import check_target
     from envforge.project.questions import shown
-    from envforge.project.template_source import open_template
+    from envforge.project.templates import open_template
 
     target = Path(os.path.abspath(directory))  # noqa: PTH100 - a symbolic link must stay one, to be rejected
     request = NewRequest(

@@ -52,8 +52,7 @@ from envforge.project.create import (
 )
 from envforge.project.plan import Placement, Project, check_folder_name, check_target
 from envforge.project.questions import Answer, TemplateQuestion, shown
-from envforge.project.template_source import Opened, open_template
-from envforge.project.templates import list_templates
+from envforge.project.templates import Opened, list_templates, open_template
 from envforge.pytorch.matrix import load_matrix, selection_to_json
 
 if TYPE_CHECKING:

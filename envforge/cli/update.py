@@ -38,7 +38,7 @@ from envforge.project import create
 from envforge.project.changes import FileChange, is_text, unified_diff
 from envforge.project.create import BuildQuery
 from envforge.project.record import PROJECT_FILE, ProjectRecord, find_project, need_project_file, no_project
-from envforge.project.template_source import open_template
+from envforge.project.templates import open_template
 from envforge.project.update import Locks, Update, UpdateRequest, apply, derived_variants, plan_update, relock_variants
 from envforge.pytorch.facts_file import note_of_other_facts
 from envforge.pytorch.matrix import Request, load_matrix

@@ -40,8 +40,7 @@ from envforge.project.plan import (
 )
 from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers
 from envforge.project.record import written_files
-from envforge.project.template_source import Opened, source_from
-from envforge.project.templates import Template
+from envforge.project.templates import Opened, Template, source_from
 from envforge.pytorch.matrix import Build, Matrix, Request, Selection
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select_platforms

@@ -48,8 +48,7 @@ from envforge.lock.environment_spec import EnvironmentTexts
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.project.questions import Answer
 from envforge.project.record import NOT_HELD, PROJECT_FILE, ProjectRecord, TemplateOrigin, dump_baseline, dump_record
-from envforge.project.template_source import Source, project_sources
-from envforge.project.templates import Template
+from envforge.project.templates import Source, Template, project_sources
 from envforge.pytorch.matrix import FactsId, Selection
 
 # objects with methods were the way out of the sandbox in similar tools, so templates see only plain data

@@ -25,8 +25,7 @@ from envforge.project.create import LockWay, request_aside
 from envforge.project.plan import Project, record_of, render_project
 from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers, shown
 from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
-from envforge.project.template_source import Opened
-from envforge.project.templates import Template
+from envforge.project.templates import Opened, Template
 from envforge.pytorch.matrix import FactsId, Selection
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ import time
 from pathlib import Path
 
 from envforge.base.data_files import templates_root
-from envforge.project.template_source import project_sources
-from envforge.project.templates import load_template
+from envforge.project.templates import load_template, project_sources
 
 assert sys.platform != "win32"
 

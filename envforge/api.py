@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from envforge.machine.values import Machine
     from envforge.prefix.audit import AuditReport
     from envforge.prefix.values import InstallReport
-    from envforge.project.create import Created
-    from envforge.project.locking import BuildQuery
-    from envforge.pytorch.selection import Selection
+    from envforge.project.create import BuildQuery, Created
+    from envforge.pytorch.matrix import Selection
     from envforge.verify.values import Report
 
 __all__ = [
@@ -89,11 +88,18 @@ def create_project(
     """
     from envforge.base.staging import settle_interrupted
     from envforge.catalogue.address import chosen_catalogue
-    from envforge.project.create import NewRequest, draft_project, write_project
-    from envforge.project.locking import LockedProject, LockWay, find_locked, obtain_lock
-    from envforge.project.place import check_target
+    from envforge.project.create import (
+        LockedProject,
+        LockWay,
+        NewRequest,
+        draft_project,
+        find_locked,
+        obtain_lock,
+        write_project,
+    )
+    from envforge.project.plan import check_target
     from envforge.project.questions import shown
-    from envforge.project.template_source import open_template
+    from envforge.project.templates import open_template
 
     target = Path(os.path.abspath(directory))  # noqa: PTH100 - a symbolic link must stay one, to be rejected
     request = NewRequest(
@@ -169,7 +175,7 @@ def install_environment(
     ``offline`` uses only the cache and local mirrors. ``force`` installs into a directory that envforge did not create.
     ``ignore_machine`` turns requirements that this machine doesn't meet into warnings.
     """
-    from envforge.base.net import Mirrors
+    from envforge.base.urls import Mirrors
     from envforge.prefix.install import install
     from envforge.prefix.values import InstallRequest
 
@@ -242,9 +248,9 @@ def verify_environment(
 def _query(
     machine: Machine | None, *, cuda: str, torch: str | None, python: str | None, platforms: Iterable[str]
 ) -> BuildQuery:
-    from envforge.project.locking import BuildQuery
+    from envforge.project.create import BuildQuery
     from envforge.pytorch.matrix import load_matrix
-    from envforge.pytorch.request import known_platforms, read_request
+    from envforge.pytorch.select import known_platforms, read_request
 
     matrix = load_matrix()
     return BuildQuery(

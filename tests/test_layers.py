@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "envforge"
 LAYERS = (
     "errors",
     "base",
+    "programs",
     "machine",
     "pytorch",
     "lock",
@@ -74,7 +75,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "prefix/audit.py": "moves a file of the user away",
         "prefix/own_files.py": "moves files of the user away and back",
         "prefix/conda_packages.py": "moves an unpacked package into its place after its check",
-        "project/place.py": "moves a new project into its place, and fails if there is one",
+        "project/plan.py": "moves a new project into its place, and fails if there is one",
     },
     "connect": {
         "base/net.py": "the owner",
@@ -97,7 +98,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "base/process.py": "lines of a child process, of which an incomplete one is ignored",
         "machine/evidence.py": "lines of a child process",
         "lock/python_index.py": "configuration files of uv, whose keys are not names of Python",
-        "verify/training/envforge_measures/__init__.py": "runs without envforge",
+        "programs/envforge_measures/__init__.py": "runs without envforge",
         **dict.fromkeys(_NOT_CONVERTED, "its package is not converted to documents.py yet"),
     },
 }

@@ -24,12 +24,10 @@ from junitparser import JUnitXml
 from envforge.base.data_files import templates_root
 from envforge.lock.environment_spec import render_texts
 from envforge.machine.record import load_machine
-from envforge.project.place import place
-from envforge.project.plan import Project, plan_project
+from envforge.project.plan import Project, place, plan_project
 from envforge.project.templates import list_templates, load_template
-from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.matrix import Request, load_matrix
 from envforge.pytorch.select import select_platforms
-from envforge.pytorch.selection import Request
 
 NAME = "trial"
 LAST_LINES = 60

@@ -59,7 +59,7 @@ def stated_requirement(
     ``recorded`` is the requirement that a project records, and the file that records it. Raises ``RequestError`` if
     pip can't install envforge by it, or if it contains credentials. An empty variable counts as unset.
     """
-    from envforge.base.settings import user_file, user_setting  # noqa: PLC0415 - only generated files need it
+    from envforge.base.data_files import user_file, user_setting  # noqa: PLC0415 - only generated files need it
 
     if option is not None:
         return _checked(option, "`--envforge`", f"--envforge {__version__}")

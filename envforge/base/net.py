@@ -9,10 +9,9 @@ import base64
 import copy
 import netrc
 import os
-import re
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,8 +20,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
 from envforge.base.files import regular
-from envforge.base.urls import VARIABLE, Url, show_url, without_user
-from envforge.errors import Hint, OutsideError, RequestError
+from envforge.base.urls import MIRRORS_VARIABLE, VARIABLE, Url, show_url, without_user
+from envforge.errors import Hint, OutsideError
 
 if TYPE_CHECKING:
     import ssl
@@ -329,50 +328,6 @@ def _certificates(environment: Mapping[str, str]) -> ssl.SSLContext:
     return context
 
 
-MIRRORS_VARIABLE = "ENVFORGE_MIRRORS"
-_RULE = re.compile(r"(?P<original>[a-z][a-z0-9+]*://[^=\s]+)=(?P<replacement>[a-z][a-z0-9+]*:/[^\s]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Mirrors:
-    """Pairs of URL prefixes (original, replacement); the first match applies."""
-
-    rules: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, texts: Iterable[str]) -> Mirrors:
-        """Parse ``FROM=TO`` rules; raise ``RequestError`` for anything else."""
-        rules = []
-        for text in texts:
-            match = _RULE.fullmatch(text)
-            if match is None:
-                raise RequestError(
-                    f"`{show_url(text)}` is not a mirror rule; expected `FROM=TO` with two URLs",
-                    hint="write a rule such as `https://conda.anaconda.org=https://MIRROR/conda`",
-                    code="bad-mirror",
-                )
-            rules.append((match["original"].rstrip("/"), match["replacement"].rstrip("/")))
-        return cls(tuple(rules))
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Mirrors:
-        """Parse the rules in ``ENVFORGE_MIRRORS``, separated by whitespace."""
-        return cls.parse(environment.get(MIRRORS_VARIABLE, "").split())
-
-    def to_environment(self) -> str:
-        """Return the value of ``ENVFORGE_MIRRORS`` that passes these rules to a child process."""
-        return " ".join(f"{original}={replacement}" for original, replacement in self.rules)
-
-    def to_mirror(self, url: str) -> str:
-        """Return the URL to download ``url`` from; a rule needs no user info to match."""
-        mirrored = _replace(without_user(url), self.rules) if self.rules else url
-        return url if mirrored == without_user(url) else mirrored
-
-    def to_original(self, url: str) -> str:
-        """Return the URL to record for a file that was downloaded from ``url``."""
-        return _replace(url, tuple((replacement, original) for original, replacement in self.rules))
-
-
 def credentials_hints(url: str, source: str = "") -> tuple[Hint, ...]:
     """Return what helps if the server of ``source``, from which ``url`` is read, rejects the credentials.
 
@@ -422,11 +377,3 @@ def _proxy_of(url: Url) -> tuple[str, str] | None:
             if os.environ.get(name):
                 return name, show_url(os.environ[name]).rpartition("://")[2]
     return None
-
-
-def _replace(url: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for beginning, other in rules:
-        # not a bare prefix: `https://host/pkgs` must not match `https://host/pkgs-old`
-        if url == beginning or url.startswith(f"{beginning}/"):
-            return other + url[len(beginning) :]
-    return url

@@ -1,4 +1,4 @@
-"""Run a child process with a time limit and keep its output; exit this process without finalization.
+"""Run a child process with a time limit, and keep its output.
 
 A process that crashes or hangs is a fact, not an error.
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,20 +266,3 @@ def _signal_name(code: int | None) -> str | None:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def exit_process(code: int) -> NoReturn:
-    """End the process with ``code``, without finalization if threads of rattler may still be running.
-
-    From this call on, Ctrl-C ends the process at once, because Python would print a traceback during finalization.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if "rattler" not in sys.modules:
-        sys.exit(code)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    _end_children()
-    # 35 of 150 processes died with SIGSEGV or SIGABRT after their answer, because threads of py-rattler 0.28 outlive a
-    # solve and enter the interpreter while it finalizes; waiting for them would take longer than the solve
-    os._exit(code)

@@ -1,4 +1,4 @@
-"""Parse URLs, and show them without user names, passwords, tokens, query values, and fragments.
+"""Parse URLs, replace them by mirrors, and show them without user names, passwords, tokens, queries, and fragments.
 
 ``str``, ``repr``, and ``format`` of a ``Url`` contain no secret; only ``reveal`` and ``credentials`` return one.
 ``show_url`` and ``hide_secrets`` accept any text, because a text that isn't a valid URL may still contain a password.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-from envforge.errors import printable
+from envforge.errors import RequestError, printable
 
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _NAMES = r"[\w.-]*(?:token|key|secret|passw|auth(?!or)|sig|credential|x-amz-)[\w.-]*="
@@ -347,3 +347,55 @@ def _is_literal(user_info: str) -> bool:
     """Return whether a user info contains a password, or a user name that may be a token."""
     user, _, password = user_info.partition(":")
     return bool(VARIABLE.sub("", password or user))
+
+
+MIRRORS_VARIABLE = "ENVFORGE_MIRRORS"
+_MIRROR_RULE = re.compile(r"(?P<original>[a-z][a-z0-9+]*://[^=\s]+)=(?P<replacement>[a-z][a-z0-9+]*:/[^\s]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrors:
+    """Pairs of URL prefixes (original, replacement); the first match applies."""
+
+    rules: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Mirrors:
+        """Parse ``FROM=TO`` rules; raise ``RequestError`` for anything else."""
+        rules = []
+        for text in texts:
+            match = _MIRROR_RULE.fullmatch(text)
+            if match is None:
+                raise RequestError(
+                    f"`{show_url(text)}` is not a mirror rule; expected `FROM=TO` with two URLs",
+                    hint="write a rule such as `https://conda.anaconda.org=https://MIRROR/conda`",
+                    code="bad-mirror",
+                )
+            rules.append((match["original"].rstrip("/"), match["replacement"].rstrip("/")))
+        return cls(tuple(rules))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Mirrors:
+        """Parse the rules in ``ENVFORGE_MIRRORS``, separated by whitespace."""
+        return cls.parse(environment.get(MIRRORS_VARIABLE, "").split())
+
+    def to_environment(self) -> str:
+        """Return the value of ``ENVFORGE_MIRRORS`` that passes these rules to a child process."""
+        return " ".join(f"{original}={replacement}" for original, replacement in self.rules)
+
+    def to_mirror(self, url: str) -> str:
+        """Return the URL to download ``url`` from; a rule needs no user info to match."""
+        mirrored = _with_prefix(without_user(url), self.rules) if self.rules else url
+        return url if mirrored == without_user(url) else mirrored
+
+    def to_original(self, url: str) -> str:
+        """Return the URL to record for a file that was downloaded from ``url``."""
+        return _with_prefix(url, tuple((replacement, original) for original, replacement in self.rules))
+
+
+def _with_prefix(url: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for beginning, other in rules:
+        # not a bare prefix: `https://host/pkgs` must not match `https://host/pkgs-old`
+        if url == beginning or url.startswith(f"{beginning}/"):
+            return other + url[len(beginning) :]
+    return url

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
-from envforge.base.settings import read_settings, read_settings_table, settings_error, user_file
+from envforge.base.data_files import read_settings, read_settings_table, settings_error, user_file
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, RequestError
 

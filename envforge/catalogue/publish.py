@@ -26,8 +26,7 @@ from envforge.lock.lockfile import Lockfile, parse_lockfile
 from envforge.lock.needs import PlatformNeeds, read_needs, requirements_json, requirements_of
 from envforge.lock.plan import Artifact, Plan, make_plan
 from envforge.lock.project import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, read_text
-from envforge.pytorch.matrix import load_matrix
-from envforge.pytorch.selection import PYTORCH_INDEX, Build
+from envforge.pytorch.matrix import PYTORCH_INDEX, Build, load_matrix
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 

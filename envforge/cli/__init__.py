@@ -21,8 +21,7 @@ from click.exceptions import MissingParameter, NoSuchOption, UsageError
 
 from envforge import __version__
 from envforge.base.envelope import failure, finding, success, to_json
-from envforge.base.process import exit_process
-from envforge.errors import EnvforgeError, Hint, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError, exit_process
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class AuditOptions:
 
     def installation(self, lockfile: Path, platform: str) -> InstallRequest:
         """Return the request to install the environment again."""
-        from envforge.base.net import Mirrors
+        from envforge.base.urls import Mirrors
         from envforge.prefix.values import InstallRequest
 
         return InstallRequest(

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from envforge.machine.values import Machine
-    from envforge.pytorch.matrix import Matrix
+    from envforge.pytorch.matrix import Candidate, Grade, Matrix, Refusal, Request, Selection
     from envforge.pytorch.others import ToolBuild
     from envforge.pytorch.reasons import NoBuildError
-    from envforge.pytorch.selection import Candidate, Grade, Refusal, Request, Selection
 
 _SHOWN = 8
 _WIDTH = 80
@@ -46,10 +45,9 @@ def explain(options: ExplainOptions) -> None:
 
     Nothing is installed or written. `envforge new` selects the same build for the same options.
     """
-    from envforge.pytorch.matrix import load_matrix
+    from envforge.pytorch.matrix import PYTORCH_INDEX, load_matrix, selection_to_json
     from envforge.pytorch.reasons import NoBuildError
     from envforge.pytorch.select import select_platforms
-    from envforge.pytorch.selection import PYTORCH_INDEX, selection_to_json
 
     matrix = load_matrix()
     request, platforms = options.selection.to_request(matrix), options.selection.known_platforms(matrix)
@@ -134,7 +132,7 @@ def _verdict(grade: Grade) -> str:
 def _explain_nothing(error: NoBuildError, choices: Sequence[ToolBuild], options: ExplainOptions) -> None:
     """Print the rejected builds if no build fits; with ``--json``, as the one document."""
     from envforge.base.envelope import finding
-    from envforge.pytorch.selection import refusals_to_json
+    from envforge.pytorch.matrix import refusals_to_json
 
     if options.as_json:
         refused = refusals_to_json(error.refused)

@@ -177,7 +177,7 @@ def _request(options: RefreshOptions, notes: list[str]) -> RefreshRequest:
     from envforge.facts.signed import read_team_facts
     from envforge.lock.python_index import configured_index
     from envforge.pytorch.matrix import built_in_matrix
-    from envforge.pytorch.request import read_request
+    from envforge.pytorch.select import read_request
 
     matrix, team = built_in_matrix(), None
     chosen = chosen_catalogue(options.catalogue, Path(), os.environ)

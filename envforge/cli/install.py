@@ -257,7 +257,6 @@ def _stale_warning(lockfile: Path) -> str:
     from envforge.lock.lockfile import LockfileError, read_lockfile
     from envforge.lock.plan import read_any_lock
     from envforge.lock.project import is_pylock, lock_command
-    from envforge.lock.pylock import LOCK_SHA256, lock_sha256, lockfile_of
 
     lock = read_any_lock(lockfile, platform_here())
     if lock.was_edited:
@@ -265,6 +264,8 @@ def _stale_warning(lockfile: Path) -> str:
         return f"{edited}; {Hint('to restore it', restore)}" if restore else edited
     if not is_pylock(lockfile):
         return _staleness(lockfile, lock)
+    from envforge.lock.pylock import LOCK_SHA256, lock_sha256, lockfile_of
+
     beside = lockfile_of(lockfile)
     made_from = dict(lock.custom_metadata).get(LOCK_SHA256)
     if not made_from or not beside.is_file():

@@ -36,23 +36,24 @@ from envforge.cli.progress import show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
-from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
-from envforge.project.locking import (
+from envforge.project.create import (
     BuildQuery,
+    Created,
     LockedProject,
+    NewRequest,
     NoNetworkError,
     ProjectLock,
+    draft_project,
     find_locked,
     locked_projects,
     obtain_lock,
+    require_platform,
+    write_project,
 )
-from envforge.project.place import Placement, check_target
-from envforge.project.plan import Project, check_folder_name
+from envforge.project.plan import Placement, Project, check_folder_name, check_target
 from envforge.project.questions import Answer, TemplateQuestion, shown
-from envforge.project.template_source import Opened, open_template
-from envforge.project.templates import list_templates
-from envforge.pytorch.matrix import load_matrix
-from envforge.pytorch.selection import selection_to_json
+from envforge.project.templates import Opened, list_templates, open_template
+from envforge.pytorch.matrix import load_matrix, selection_to_json
 
 if TYPE_CHECKING:
     from envforge.lock.compile import PylockReport

@@ -20,7 +20,7 @@ import click
 from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
-    from envforge.base.net import Mirrors
+    from envforge.base.urls import Mirrors
     from envforge.lock.plan import Artifact
     from envforge.lock.request import LockRequest
     from envforge.machine.values import Machine
@@ -316,7 +316,7 @@ def chosen_machine(spec: str | None) -> Machine:
 
 def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
     """Return the rules of ``--mirror``, then those of ``ENVFORGE_MIRRORS``."""
-    from envforge.base.net import Mirrors
+    from envforge.base.urls import Mirrors
 
     return Mirrors(Mirrors.parse(rules).rules + Mirrors.from_environment(os.environ).rules)
 

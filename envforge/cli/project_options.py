@@ -17,9 +17,8 @@ from envforge.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from envforge.project.locking import LockWay
-    from envforge.pytorch.matrix import Matrix
-    from envforge.pytorch.selection import Request
+    from envforge.project.create import LockWay
+    from envforge.pytorch.matrix import Matrix, Request
 
 RequirementOption = Annotated[
     str | None,
@@ -58,7 +57,7 @@ class SelectionOptions:
 
     def to_request(self, matrix: Matrix) -> Request:
         """Return the request without its platform; raise ``RequestError`` if a value doesn't exist."""
-        from envforge.pytorch.request import read_request
+        from envforge.pytorch.select import read_request
 
         return read_request(
             matrix,
@@ -71,7 +70,7 @@ class SelectionOptions:
 
     def known_platforms(self, matrix: Matrix) -> tuple[str, ...]:
         """Return the requested platforms, each once; raise ``RequestError`` if one has no builds."""
-        from envforge.pytorch.request import known_platforms
+        from envforge.pytorch.select import known_platforms
 
         return known_platforms(matrix, self.platforms)
 
@@ -113,7 +112,7 @@ class LockSourceOptions:
 
     def way(self, folder: Path, *, dry_run: bool = False) -> LockWay:
         """Return how to obtain a lock; a relative catalogue and the project's settings belong to ``folder``."""
-        from envforge.project.locking import LockWay
+        from envforge.project.create import LockWay
 
         mirrors = chosen_mirrors(self.mirrors)
         if self.no_lock:

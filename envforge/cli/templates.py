@@ -19,8 +19,7 @@ from envforge.cli.progress import counted
 from envforge.errors import printable
 from envforge.project.questions import Answer, TemplateQuestion, When, answers_of, conditions, shown
 from envforge.project.smoke import shown_hook
-from envforge.project.template_source import Opened, group_sources, project_sources
-from envforge.project.templates import Template
+from envforge.project.templates import Opened, Template, group_sources, project_sources
 
 if TYPE_CHECKING:
     from envforge.project.trial import Trial
@@ -70,7 +69,7 @@ def show(options: ShowTemplateOptions) -> None:
 
     NAME is a built-in template, a directory (./DIR), or a git repository (git+https://…@REV). No code of it is run.
     """
-    from envforge.project.template_source import open_template
+    from envforge.project.templates import open_template
 
     with open_template(options.name, Path()) as opened:
         print_result("templates show", _described(opened), _describe(opened), as_json=options.as_json)
@@ -81,7 +80,7 @@ def show(options: ShowTemplateOptions) -> None:
 def new(options: StartOptions) -> None:
     """Create a template in DIR: a manifest, code that trains, and its smoke test."""
     from envforge.base.staging import settle_interrupted
-    from envforge.project.place import place
+    from envforge.project.plan import place
     from envforge.project.template_source import plan_starter
 
     folder = options.folder
@@ -106,11 +105,10 @@ def test(options: TrialOptions) -> None:
     Python, which needs torch. DIR may also be the name of a built-in template. Exits with 1 if a check fails.
     """
     from envforge.machine.record import load_machine
-    from envforge.project.template_source import is_source, open_template
+    from envforge.project.templates import is_source, open_template
     from envforge.project.trial import has_torch, try_template
-    from envforge.pytorch.matrix import load_matrix
+    from envforge.pytorch.matrix import Request, load_matrix
     from envforge.pytorch.select import select_platforms
-    from envforge.pytorch.selection import Request
 
     selection = select_platforms(load_machine("cpu", {}), Request(), (), load_matrix())[0]
     smoke = not options.no_smoke and has_torch()

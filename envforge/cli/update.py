@@ -34,15 +34,14 @@ from envforge.lock.project import LOCK_FILE
 from envforge.lock.pylock import has_own_pylock, pylock_of
 from envforge.machine.record import machine_from_json, machine_to_json, redact
 from envforge.machine.values import Machine
-from envforge.project import locking
+from envforge.project import create
 from envforge.project.changes import FileChange, is_text, unified_diff
-from envforge.project.locking import BuildQuery
+from envforge.project.create import BuildQuery
 from envforge.project.record import PROJECT_FILE, ProjectRecord, find_project, need_project_file, no_project
-from envforge.project.template_source import open_template
+from envforge.project.templates import open_template
 from envforge.project.update import Locks, Update, UpdateRequest, apply, derived_variants, plan_update, relock_variants
 from envforge.pytorch.facts_file import note_of_other_facts
-from envforge.pytorch.matrix import load_matrix
-from envforge.pytorch.selection import Request
+from envforge.pytorch.matrix import Request, load_matrix
 
 _UNEDITED = {"update": "replaced", "add": "added", "remove": "removed"}  # what happens to files that you didn't edit
 _FEWEST_TO_COUNT = 3  # fewer files are listed by name
@@ -180,7 +179,7 @@ def _lock(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> 
     way = options.lock.way(planned.folder)
     try:
         with show_progress() as show:
-            own = None if planned.lock_texts is None else locking.obtain_lock(texts, way, show)
+            own = None if planned.lock_texts is None else create.obtain_lock(texts, way, show)
             variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
         error.hints = (

@@ -42,7 +42,7 @@ def needs_of(source: LockSource) -> NodeNeeds:
 
 def program() -> str:
     """Return the source of the all-reduce."""
-    return (files("envforge") / "verify" / "training" / "envforge_measures" / "collective.py").read_text("utf-8")
+    return (files("envforge") / "programs" / "envforge_measures" / "collective.py").read_text("utf-8")
 
 
 def head_comments(source: LockSource, needs: NodeNeeds, *lines: str) -> str:

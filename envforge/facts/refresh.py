@@ -22,8 +22,7 @@ from envforge.facts.releases import ReleasedBuild, ReleasedWheel, find_builds, o
 from envforge.facts.wheel import WheelFacts, read_wheel
 from envforge.lock.pages import Downloads, IndexFile
 from envforge.pytorch.facts_file import BuildKey, BuildRow, FactsFile, ToolkitRow, contradictions, key_of, layered
-from envforge.pytorch.matrix import Matrix
-from envforge.pytorch.selection import Build
+from envforge.pytorch.matrix import Build, Matrix
 
 _EXACT = re.compile(r"(\d+(?:\.\d+)*)")
 

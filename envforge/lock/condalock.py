@@ -25,7 +25,7 @@ from packaging.version import Version
 from envforge.base.documents import Document
 from envforge.base.envelope import fields_to_json
 from envforge.base.files import write_atomic
-from envforge.base.net import MIRRORS_VARIABLE, Mirrors
+from envforge.base.urls import MIRRORS_VARIABLE, Mirrors
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.inputs import Inputs, conda_lock_files
 from envforge.lock.names import NameMapping

@@ -18,7 +18,7 @@ from envforge.base.data_files import read_data
 from envforge.base.jinja import TemplateError, render_template
 from envforge.base.urls import has_secrets
 from envforge.errors import Hint, RequestError
-from envforge.pytorch.selection import Selection
+from envforge.pytorch.matrix import Selection
 
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 

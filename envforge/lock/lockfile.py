@@ -24,7 +24,6 @@ from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.names import NameMapping
 from envforge.lock.project import (
     LOCK_FILE,
     VARIANTS_DIRECTORY,
@@ -514,6 +513,8 @@ def key_of(manager: Manager, name: str) -> str:
 
 def reached(packages: Iterable[LockedPackage], names: Iterable[str]) -> list[LockedPackage]:
     """Return the packages that have these names, and their dependencies, through any number of steps."""
+    from envforge.lock.names import NameMapping  # noqa: PLC0415 - few commands follow dependencies
+
     mapping = NameMapping.bundled()
     by_name: dict[str, list[LockedPackage]] = {}
     for package in packages:

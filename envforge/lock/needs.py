@@ -26,8 +26,7 @@ from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY
 from envforge.machine.values import Machine, driver_text
 
 if TYPE_CHECKING:
-    from envforge.pytorch.matrix import Matrix
-    from envforge.pytorch.selection import Build
+    from envforge.pytorch.matrix import Build, Matrix
 
 # source: PEP 600, "Legacy manylinux tags"
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}

@@ -29,8 +29,8 @@ from typing import IO, Annotated, TypedDict
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from envforge.base.documents import Document, Natural, matching
-from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, credentials_hints, unreachable_hints
-from envforge.base.urls import show_url, without_user
+from envforge.base.net import TRANSIENT, Client, NetworkError, Response, credentials_hints, unreachable_hints
+from envforge.base.urls import Mirrors, show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import LARGEST_METADATA
 from envforge.lock.request import LockProgress, LockStep, read_moment

@@ -18,8 +18,7 @@ from envforge.lock.inputs import Inputs, virtual_package_hint
 from envforge.lock.project import project_of, update_command
 from envforge.lock.python_index import configured_index
 from envforge.lock.request import LockRequest
-from envforge.pytorch.matrix import load_matrix
-from envforge.pytorch.selection import PYTORCH_INDEX
+from envforge.pytorch.matrix import PYTORCH_INDEX, load_matrix
 
 
 def with_reasons(

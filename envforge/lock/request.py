@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.errors import RequestError
 from envforge.lock.lockfile import EXCLUDE_NEWER, Lockfile
 

@@ -41,8 +41,7 @@ from envforge.lock.project import (
     replace_together,
 )
 from envforge.lock.request import LockProgress, LockReport, LockRequest
-from envforge.pytorch.matrix import Matrix, load_matrix
-from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
+from envforge.pytorch.matrix import PYTORCH_INDEX, Build, Grade, Matrix, Request, Selection, load_matrix
 
 _PYTHON = re.compile(r"python\s*[=<>!~]*\s*(\d+\.\d+)")
 _REMARKS = re.compile(r"\A(?:#.*\r?\n)+")

@@ -17,7 +17,6 @@ from typing import Any
 from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError
-from envforge.lock.inputs import read_inputs
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.plan import Artifact, Plan, record_name
 from envforge.prefix.installed import load_record, save_record
@@ -32,6 +31,8 @@ def requested_specs(lockfile: Lockfile, where: Path, plan: Plan) -> dict[str, st
     Packages that no other package needs are requested, too, such as pip, which conda-lock adds if there are wheels. If
     the files are missing or invalid, only those are requested, and Python.
     """
+    from envforge.lock.inputs import read_inputs  # noqa: PLC0415 - an environment that is up to date needs no requests
+
     planned = {artifact.package.name for artifact in plan.conda}
     needed = {name for artifact in plan.conda for name, _ in artifact.package.dependencies}
     found = {name: name for name in planned - needed}

@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from envforge.base.distribution import file_url_path
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import walk
 from envforge.prefix.installed import read_conda, read_distributions, site_packages_of
@@ -78,6 +77,8 @@ def editable_command(prefix: Path, url: str, before: str, *, has_pip: bool) -> s
 
     ``before`` is where the environment was: a directory of its project has moved with it.
     """
+    from envforge.base.distribution import file_url_path  # noqa: PLC0415 - slow to import, and few have such an install
+
     folder = Path(file_url_path(url))
     project = Path(before).parent
     if before and not folder.exists() and folder.is_relative_to(project):

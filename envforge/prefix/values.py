@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.lockfile import Manager
 from envforge.lock.plan import Artifact
 from envforge.machine.values import Machine

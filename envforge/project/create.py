@@ -2,24 +2,325 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shlex
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
 
-from envforge.base.data_files import templates_root
+from envforge.base.data_files import lockfiles_root, templates_root
 from envforge.base.staging import PlannedFile
-from envforge.errors import RequestError
-from envforge.lock.environment_spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
-from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
+from envforge.base.urls import Mirrors, Url, show_url
+from envforge.catalogue.index import CatalogueEntry, filled, find_entry, list_entries, verified_text
+from envforge.errors import OutsideError, RequestError
+from envforge.lock.environment_spec import (
+    TORCH_FAMILY,
+    EnvironmentTexts,
+    render_texts,
+    split_conda_spec,
+    torch_requirement_names,
+)
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.machine.record import machine_to_json, redact
-from envforge.project.locking import BuildQuery, LockedProject, LockWay, ProjectLock
-from envforge.project.place import Placement, abandoned, enclosing_repository, place, plan_placement
-from envforge.project.plan import Project, check_project_name, package_name, plan_project
+from envforge.machine.values import Machine
+from envforge.project.plan import (
+    Placement,
+    Project,
+    abandoned,
+    check_project_name,
+    enclosing_repository,
+    package_name,
+    place,
+    plan_placement,
+    plan_project,
+)
 from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers
 from envforge.project.record import written_files
-from envforge.project.template_source import Opened, source_from
-from envforge.project.templates import Template
+from envforge.project.templates import Opened, Template, source_from
+from envforge.pytorch.matrix import Build, Matrix, Request, Selection
+from envforge.pytorch.reasons import NoBuildError
+from envforge.pytorch.select import select_platforms
+
+if TYPE_CHECKING:
+    from envforge.catalogue.address import ChosenCatalogue
+    from envforge.lock.request import LockRequest, LockStep
+
+
+LockOrigin = Literal["catalogue", "solved", "to-solve", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockWay:
+    """How to obtain the lock. ``fresh`` ignores the catalogues; ``team`` is searched before the built-in one."""
+
+    wanted: bool = True
+    fresh: bool = False
+    dry_run: bool = False
+    conda_exe: Path | None = None
+    mirrors: Mirrors = Mirrors()  # noqa: RUF009 - a frozen value
+    team: ChosenCatalogue | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectLock:
+    """The lock of a new project.
+
+    ``date`` is the day of publication if the lock has a ``publisher``, which means a team's catalogue. For the built-in
+    catalogue, it is the date of the newest record in the lock.
+    """
+
+    origin: LockOrigin
+    text: str | None = None
+    entry: str = ""
+    publisher: str = ""
+    date: dt.date | None = None
+    requirements: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedProject:
+    """A project with its lock.
+
+    ``silent_host`` is a server that didn't answer, so that the project has another build, whose lockfile is in the
+    catalogue; empty if the project has the build that was selected.
+    """
+
+    project: Project
+    lock: ProjectLock
+    silent_host: str = ""
+
+
+class NoNetworkError(OutsideError):
+    """The catalogue has no lockfile for a project, and a server that a solve requires can't be reached."""
+
+
+def find_locked(
+    project: Project, query: BuildQuery, way: LockWay, progress: Callable[[LockStep], None]
+) -> LockedProject | None:
+    """Return the project with a lock of a catalogue; None if it must be solved.
+
+    Without a network, it is the project on the best build whose lockfile is in the catalogue. Raises ``NoNetworkError``
+    if there is none.
+    """
+    if not way.wanted:
+        return LockedProject(project=project, lock=ProjectLock(origin="none"))
+    found = find_lock(project.texts, way, progress)
+    if found is not None:
+        return LockedProject(project=project, lock=found)
+    host = None if way.fresh or way.conda_exe is not None else unreachable_host(project, way.mirrors)
+    if host is None:
+        return None
+    other = next(locked_projects(project, query), None)
+    if other is None:
+        raise _no_network(project, host)
+    return LockedProject(project=other, lock=obtain_lock(other.texts, way, progress), silent_host=host)
+
+
+def _no_network(project: Project, host: str) -> NoNetworkError:
+    builds = [
+        f"torch {each.build.pin(each.build.torch)} with Python {each.python} on {each.build.platform}"
+        for each in project.selections
+    ]
+    needs = builds[0] if len(builds) == 1 else f"the combination of {' and '.join(builds)}"
+    packages = [spec for group in project.template.groups if group.name in project.groups for spec in group.conda]
+    needs += f" and {', '.join(packages)}" if packages else ""
+    return NoNetworkError(
+        f"the catalogue has no lockfile for {needs}, and `{host}`, which a solve requires, can't be reached",
+        code="no-network",
+    )
+
+
+def obtain_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]) -> ProjectLock:
+    """Find or solve the lock for ``texts``, and report each step to ``progress``."""
+    if not way.wanted:
+        return ProjectLock(origin="none")
+    found = find_lock(texts, way, progress)
+    if found is not None:
+        return found
+    return ProjectLock(origin="to-solve") if way.dry_run else _solve(texts, way, progress)
+
+
+def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]) -> ProjectLock | None:
+    """Return the lock of exactly these texts from the team's catalogue or the built-in one; None if neither has it."""
+    if way.fresh:
+        return None
+    found = None if way.team is None else _from_team(texts.sha256, way.team, progress)
+    if found is not None:
+        return found
+    entry = find_entry(lockfiles_root(), texts.sha256)
+    return None if entry is None else _from_catalogue(entry, progress)
+
+
+def _from_team(input_sha256: str, team: ChosenCatalogue, progress: Callable[[LockStep], None]) -> ProjectLock | None:
+    """Find the lock in the team's catalogue; skip a catalogue that can't be reached, raise if it is invalid."""
+    from envforge.catalogue.directory import NoCatalogueError, lock_text, open_catalogue  # noqa: PLC0415 - only if a team has a catalogue
+
+    try:
+        with open_catalogue(team.address, team.public_key) as source:
+            entry = find_entry(source.root, input_sha256)
+            return None if entry is None else _filled(entry, lock_text(source, entry, team.public_key), progress)
+    except (OutsideError, NoCatalogueError) as error:
+        _telling(progress)(f"skipping the catalogue that {team.source} names: {error.message}")
+        return None
+
+
+def _from_catalogue(entry: CatalogueEntry, progress: Callable[[LockStep], None]) -> ProjectLock:
+    return _filled(entry, verified_text(entry), progress)
+
+
+def _filled(entry: CatalogueEntry, text: str, progress: Callable[[LockStep], None]) -> ProjectLock:
+    return ProjectLock(
+        origin="catalogue",
+        text=filled(text, str(entry.path), _telling(progress)),
+        entry=f"{entry.template} {entry.variant}" if entry.published is None else entry.name,
+        publisher="" if entry.published is None else entry.published.by,
+        date=entry.date,
+        requirements=entry.requirements.words,
+    )
+
+
+def _telling(progress: Callable[[LockStep], None]) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        from envforge.lock.request import LockStep  # noqa: PLC0415 - most locks of the catalogue need no message
+
+        progress(LockStep(text=text, is_note=True))
+
+    return tell
+
+
+def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]) -> ProjectLock:
+    from envforge.lock.locking import lock  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
+
+    with request_aside(texts, way) as request:
+        report = lock(request, progress)
+        text = request.lockfile.read_text(encoding="utf-8")
+    return ProjectLock(origin="solved", text=text, warnings=report.warnings)
+
+
+@contextmanager
+def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest]:
+    """Yield a request to lock ``texts`` in a temporary directory, which is removed at the end of the block."""
+    from envforge.lock.request import LockRequest  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
+
+    with tempfile.TemporaryDirectory(prefix="envforge-lock-") as name:
+        folder = Path(name)
+        for file, text in ((ENVIRONMENT_FILE, texts.environment), (VIRTUAL_PACKAGES_FILE, texts.virtual_packages)):
+            (folder / file).write_text(text, encoding="utf-8", newline="\n")
+        yield LockRequest(
+            environment=folder / ENVIRONMENT_FILE,
+            lockfile=folder / LOCK_FILE,
+            conda_exe=way.conda_exe,
+            mirrors=way.mirrors,
+            is_aside=True,
+        )
+
+
+_ANSWER_S = 4.0
+_PREFERRED = "is the best build with a lockfile in the catalogue"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildQuery:
+    """What a project's builds are selected from."""
+
+    machine: Machine
+    request: Request
+    platforms: tuple[str, ...]
+    matrix: Matrix
+
+    def select(self) -> tuple[Selection, ...]:
+        """Return the best build for each platform; raise ``NoBuildError`` if there is none."""
+        return select_platforms(self.machine, self.request, self.platforms, self.matrix)
+
+    def select_build(self, build: Build) -> tuple[Selection, ...]:
+        """Return ``build``, and its counterparts on the other platforms, with the request as it was made."""
+        exact = replace(self.request, torch=build.torch, cuda=build.tag)
+        answers = select_platforms(self.machine, exact, self.platforms, self.matrix, preferred=_PREFERRED)
+        return tuple(
+            replace(answer, request=replace(answer.request, torch=self.request.torch, cuda=self.request.cuda))
+            for answer in answers
+        )
+
+    def without(self, *options: str) -> BuildQuery:
+        """Return the query without some of the requested versions: ``cuda``, ``torch``, ``python``."""
+        without: dict[str, Any] = dict.fromkeys(options)
+        return replace(self, request=replace(self.request, **without))
+
+
+def locked_projects(project: Project, query: BuildQuery) -> Iterator[Project]:
+    """Yield the project on each build that fits the query and has a lockfile in the built-in catalogue, best first."""
+    try:
+        best = query.select()
+    except NoBuildError:
+        return
+    first = next((each for each in best if each.build.platform == query.machine.platform), best[0])
+    platforms = {each.build.platform for each in best}
+    known = {
+        (entry.selection.torch, entry.selection.tag)
+        for entry in list_entries(lockfiles_root())
+        if set(entry.platforms) == platforms
+    }
+    for candidate in first.accepted:
+        if (candidate.build.torch, candidate.build.tag) in known:
+            found = _with_build(project, query, candidate.build)
+            if found is not None and find_entry(lockfiles_root(), found.texts.sha256) is not None:
+                yield found
+
+
+def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | None:
+    try:
+        selections = query.select_build(build)
+        texts = render_texts(selections, project.template.needs_with(project.groups), templates_root())
+    except (NoBuildError, RequestError):  # another platform, or another member of the torch family, has no such build
+        return None
+    return replace(project, selections=selections, texts=texts)
+
+
+def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
+    """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
+    from envforge.lock.solver.request import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
+
+    urls = [f"{ALIAS}/conda-forge", *dict.fromkeys(selection.index_url for selection in project.selections)]
+    return _first_silent([mirrors.to_mirror(url) for url in urls])
+
+
+def _first_silent(urls: Iterable[str]) -> str | None:
+    asked = []
+    for url in urls:
+        answered = threading.Event()
+        # a daemon, because a name server that doesn't answer can't be interrupted
+        thread = threading.Thread(target=_ask, args=(url, answered), daemon=True)
+        thread.start()
+        asked.append((url, thread, answered))
+    for _, thread, _ in asked:
+        thread.join(_ANSWER_S + 1)
+    return next((_host(url) for url, _, answered in asked if not answered.is_set()), None)
+
+
+def _ask(url: str, answered: threading.Event) -> None:
+    """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection doesn't count."""
+    from envforge.base.net import Client, NetworkError  # noqa: PLC0415 - a lock of the catalogue needs no network
+
+    try:
+        folder = Url.parse(url).file_path
+        if folder is None:
+            Client(timeout_s=_ANSWER_S).send(f"{url.rstrip('/')}/", method="HEAD", redirect=False).close()
+    except (NetworkError, ValueError):
+        return
+    if folder is None or folder.exists():
+        answered.set()
+
+
+def _host(url: str) -> str:
+    try:
+        return Url.parse(url).host
+    except ValueError:
+        return show_url(url)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +338,7 @@ class NewRequest:
     variables: tuple[str, ...] = ()
     with_groups: tuple[str, ...] = ()
     without_groups: tuple[str, ...] = ()
-    way: LockWay = LockWay()  # noqa: RUF009 - a frozen value
+    way: LockWay = LockWay()
     envforge_requirement: str = ""
     force: bool = False
     dry_run: bool = False

@@ -23,8 +23,7 @@ from envforge.base.staging import PlannedFile, fault_of_name
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.project import LOCK_FILE
 from envforge.project.questions import Answer
-from envforge.pytorch.matrix import FactsId
-from envforge.pytorch.selection import Selection, selection_from_json, selection_to_json
+from envforge.pytorch.matrix import FactsId, Selection, selection_from_json, selection_to_json
 
 PROJECT_FILE = "envforge.toml"
 SCHEMA_VERSION = 1

@@ -23,8 +23,7 @@ from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint, printable
 from envforge.machine.values import Machine
 from envforge.pytorch.fit import Misfit, fit, read_limits
-from envforge.pytorch.matrix import Matrix
-from envforge.pytorch.selection import Selection
+from envforge.pytorch.matrix import Matrix, Selection
 
 _CUDA = re.compile(r"^cuda\b[^=]*=\s*['\"](\d+\.\d+)", re.MULTILINE)
 _SKIP = "--skip-gpu"

@@ -1,16 +1,23 @@
-"""Read the manifests of templates."""
+"""Read the manifests of templates, open a template, and list its files.
+
+A link, or a path of the manifest that doesn't exist, raises ``TemplateError``.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from envforge.base.data_files import templates_root
 from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
@@ -27,12 +34,16 @@ from envforge.project.questions import (
     answers_of,
     choose_groups,
 )
+from envforge.project.record import TemplateOrigin
 
 MANIFEST = "template.yml"
 COMMON = "common"
 COMMON_GROUPS = "groups.yml"
+FILES = "files"
+GIT = "git+"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _LONGEST_MANIFEST = 200_000
+_LITTER = ("__pycache__", ".DS_Store", ".gitkeep")
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _TEMPLATE_NAME = matching(
     rf"(?!{COMMON}$){NAME_PATTERN.pattern}", "lowercase letters, digits, and `-`, and not `common`"
@@ -335,3 +346,143 @@ def _nodes(top: Any) -> Iterator[Any]:
         if isinstance(value, list) and id(node) not in inside:
             inside.add(id(node))
             left += [each for item in value for each in (item if isinstance(item, tuple) else (item,))]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One file of a template: ``path`` is relative to ``root``."""
+
+    root: Path
+    path: PurePosixPath
+
+
+def project_sources(template: Template, groups: Collection[str]) -> tuple[Source, ...]:
+    """Return the sources of a project with these groups.
+
+    These are all of the template's own files, the common files that it uses, and the files of its groups. A file that
+    belongs to groups is left out if the project has none of them.
+    """
+    own, common = template.root / FILES, template.common_root / FILES
+    sources = list(_walk(own, PurePosixPath()))
+    for wanted in template.common:
+        sources += _found(wanted, f"the template `{template.name}` uses the common file", (common,))
+    for unwanted in template.not_common:
+        for source in _found(unwanted, f"the template `{template.name}` excludes the common file", (common,)):
+            sources.remove(source)
+    members: dict[Source, set[str]] = {}
+    for group in template.groups:
+        for source in group_sources(template, group):
+            members.setdefault(source, set()).add(group.name)
+    taken = [source for source in (*sources, *members) if source not in members or members[source] & set(groups)]
+    return tuple(dict.fromkeys(taken))
+
+
+def group_sources(template: Template, group: TemplateGroup) -> tuple[Source, ...]:
+    """Return the sources of one group; the template's own files take precedence over common ones."""
+    roots = (template.root / FILES, template.common_root / FILES)
+    what = f"the group `{group.name}` of the template `{template.name}` has the file"
+    return tuple(source for wanted in group.files for source in _found(wanted, what, roots))
+
+
+def irregular(path: Path, mode: int) -> TemplateError:
+    """Return the error for a link or a special file."""
+    kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+    return TemplateError(f"the template file `{path}` is {kind}; expected a regular file", code="template-damaged")
+
+
+def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[Source, ...]:
+    for root in roots:
+        found = _walk(root, wanted)
+        if found:
+            return found
+    places = " and ".join(f"`{root}`" for root in roots)
+    raise TemplateError(f"{what} `{wanted}`, which doesn't exist in {places}", code="template-damaged")
+
+
+def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
+    """Return the files at or below ``root/below``, sorted; raise if one is a link."""
+    top = root / below
+    try:
+        mode = top.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    if stat.S_ISREG(mode):
+        return (Source(root=root, path=below),)
+    if not stat.S_ISDIR(mode):
+        raise irregular(top, mode)
+    names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - only names are needed
+    return tuple(source for name in names for source in _walk(root, below / name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A template and its origin."""
+
+    template: Template
+    origin: TemplateOrigin = TemplateOrigin()  # noqa: RUF009 - a frozen value
+
+    @property
+    def is_foreign(self) -> bool:
+        """True for a third-party template."""
+        return bool(self.origin.source)
+
+
+def is_source(name: str) -> bool:
+    """Return whether ``name`` is a directory or a URL rather than a built-in template."""
+    return name.startswith((GIT, ".", "~")) or "/" in name or "\\" in name or "://" in name
+
+
+@contextmanager
+def open_template(name: str, base: Path, *, version: str | None = None) -> Iterator[Opened]:
+    """Open the template that ``name`` names; a relative directory is below ``base``.
+
+    ``version`` replaces the revision in the URL of a git repository; for any other template it must be the existing
+    version.
+    """
+    if name.startswith(GIT):
+        from envforge.project.template_source import cloned  # noqa: PLC0415 - only templates of third parties need it
+
+        with cloned(name, version, base) as found:
+            yield found
+        return
+    if is_source(name):
+        from envforge.project.template_source import in_folder  # noqa: PLC0415 - as above
+
+        found = in_folder(name, base)
+    else:
+        found = _open_built_in(name, base)
+    there = found.template.version
+    if version is not None and version != there:
+        where = "this envforge has" if not found.is_foreign else f"`{name}` has"
+        raise RequestError(
+            f"`--template-version {version}` is not available: {where} version `{there}` of `{found.template.name}`",
+            hint=_other_version(found),
+            code="no-such-template-version",
+        )
+    yield found
+
+
+def _open_built_in(name: str, base: Path) -> Opened:
+    if (base / name / MANIFEST).is_file() and name not in list_templates(templates_root()):
+        raise RequestError(
+            f"envforge has no template `{name}`, but the directory of that name is one",
+            hint=f"to use the template in that directory, pass `./{name}`",
+            code="no-such-template",
+        )
+    return Opened(template=load_template(templates_root(), name))
+
+
+def _other_version(found: Opened) -> tuple[Hint, ...]:
+    there = Hint(f"to use version {found.template.version}, omit `--template-version`")
+    if found.is_foreign:
+        return (there, Hint("to use another version, check it out in that directory"))
+    from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
+
+    return (there, Hint("to get newer versions", upgrade_command()))
+
+
+def source_from(name: str, project: Path) -> str:
+    """Return the source as a project records it: a relative directory is relative to the project."""
+    if name.startswith(GIT) or Path(name).expanduser().is_absolute():
+        return name
+    return Path(os.path.relpath(Path(name), project.absolute())).as_posix()

@@ -22,12 +22,11 @@ from envforge.base import toml
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError
 from envforge.lock.environment_spec import render_texts
-from envforge.project.place import place
-from envforge.project.plan import Project, plan_project
+from envforge.project.plan import Project, place, plan_project
 from envforge.project.questions import Answer, TemplateQuestion, When, answers_of, shown
 from envforge.project.smoke import can_skip_gpu, interpreter_torch, smoke_environment
 from envforge.project.templates import Template
-from envforge.pytorch.selection import Selection
+from envforge.pytorch.matrix import Selection
 
 _Pair: TypeAlias = frozenset[tuple[str, Answer]]
 _GROUP = "with "  # no question has a space in its name

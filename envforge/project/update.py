@@ -21,14 +21,12 @@ from envforge.lock.environment_spec import EnvironmentTexts, render_texts
 from envforge.lock.lockfile import list_variants
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VARIANTS_DIRECTORY, VIRTUAL_PACKAGES_FILE
 from envforge.project.changes import FileChange, OnConflict, has_conflict, plan_changes, read_there
-from envforge.project.locking import LockWay, request_aside
+from envforge.project.create import LockWay, request_aside
 from envforge.project.plan import Project, record_of, render_project
 from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers, shown
 from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
-from envforge.project.template_source import Opened
-from envforge.project.templates import Template
-from envforge.pytorch.matrix import FactsId
-from envforge.pytorch.selection import Selection
+from envforge.project.templates import Opened, Template
+from envforge.pytorch.matrix import FactsId, Selection
 
 if TYPE_CHECKING:
     from envforge.lock.request import LockStep

@@ -24,8 +24,7 @@ from envforge.base.files import regular
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.values import driver_text
-from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE, FactsId, Matrix, Minimum, facts_path
-from envforge.pytorch.selection import Build
+from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE, Build, FactsId, Matrix, Minimum, facts_path
 
 SCHEMA_VERSION = 1
 OLD_AFTER_DAYS = 60

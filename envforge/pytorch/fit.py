@@ -10,8 +10,7 @@ from packaging.version import Version
 from envforge.base.terms import ComputeCapability
 from envforge.machine.gpu_tables import driver_support, is_tegra
 from envforge.machine.values import OTHER_GPU, Condition, Machine, driver_text
-from envforge.pytorch.matrix import Matrix
-from envforge.pytorch.selection import Build, Grade
+from envforge.pytorch.matrix import Build, Grade, Matrix
 
 # conditions that don't affect the selection, or that it considers itself
 _HARMLESS = ("wsl", "different-gpus", "gpus-hidden", "mig", "no-nvidia-device")

@@ -18,8 +18,7 @@ from envforge.base.documents import NonEmpty
 from envforge.base.terms import CPU, ComputeCapability, WheelTag
 from envforge.machine.values import Machine
 from envforge.pytorch.fit import MachineLimits, Misfit, fit, missing_limits, read_limits
-from envforge.pytorch.matrix import Matrix, PipDefault
-from envforge.pytorch.selection import Build, Grade, Request
+from envforge.pytorch.matrix import Build, Grade, Matrix, PipDefault, Request
 
 ToolVerdict = Literal["runs", "unverified", "cpu-only", "fails"]
 UV, PIP, CONDA = "uv --torch-backend=auto", "pip install torch", "conda-forge pytorch"

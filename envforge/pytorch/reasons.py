@@ -12,8 +12,7 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.machine.gpu_tables import branch_cuda, driver_support, is_tegra
 from envforge.machine.values import driver_text
 from envforge.pytorch.fit import MachineLimits, has_code, missing_limits
-from envforge.pytorch.matrix import Matrix
-from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
+from envforge.pytorch.matrix import Build, Candidate, Grade, Matrix, Preference, Refusal, Request, Selection
 
 # refusals of rows that weren't requested; they explain nothing about the machine
 NOT_ASKED = ("platform", "torch", "tag", "python", "cpu-not-asked")

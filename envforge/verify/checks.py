@@ -6,7 +6,7 @@ These checks come first and can't be skipped, so a report never passes for lack 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -22,7 +22,7 @@ GROUP = "envforge.checks"
 # the modules that define checks, in the order of reports; each is imported only for its question
 _MODULES: dict[Question, tuple[str, ...]] = {
     "machine": ("driver", "compatibility", "gpus", "resources"),
-    "environment": ("packages", "pytorch"),
+    "environment": ("checks",),
     "training": ("devices", "learning", "speed"),
 }
 
@@ -170,9 +170,11 @@ def choose(asked: Asked, checks: Sequence[Check]) -> ChosenChecks:
 
     The checks that report whether a question could be observed are always included.
     """
+    known = [*(check.id for check in checks), *GROUPS]
     for option, words in (("--only", asked.only), ("--skip", asked.skip)):
         for word in words:
-            _refuse_unknown(option, word, checks)
+            if word not in known:
+                raise _unknown_name(option, word, known)
     wanted = asked.explicit or QUESTIONS
     open_to = [
         check
@@ -192,7 +194,8 @@ def choose(asked: Asked, checks: Sequence[Check]) -> ChosenChecks:
             command="envforge verify --list",
             code="nothing-to-check",
         )
-    questions = _questions(kept if asked.only else [check for check in kept if not _is_about_the_run(check)])
+    counted = {check.question for check in kept if asked.only or not _is_about_the_run(check)}
+    questions = tuple(question for question in QUESTIONS if question in counted)
     if not asked.only:
         _refuse_empty(asked, questions)
     # from all checks: no option can leave them out
@@ -214,10 +217,6 @@ def _refuse_empty(asked: Asked, questions: Sequence[Question]) -> None:
         )
 
 
-def _questions(checks: Sequence[Check]) -> tuple[Question, ...]:
-    return tuple(question for question in QUESTIONS if any(check.question == question for check in checks))
-
-
 def _is_about_the_run(check: Check) -> bool:
     return check.group == "observation"
 
@@ -226,14 +225,11 @@ def _matches(check: Check, words: Sequence[str]) -> bool:
     return check.id in words or check.group in words
 
 
-def _refuse_unknown(option: str, word: str, checks: Sequence[Check]) -> None:
-    known = [*(check.id for check in checks), *GROUPS]
-    if word in known:
-        return
+def _unknown_name(option: str, word: str, known: Sequence[str]) -> RequestError:
     from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
 
     near = nearest(word, known, alike=0.6)
-    raise RequestError(
+    return RequestError(
         f"unknown check or group `{printable(word)}` for `{option}`",
         hint=(
             *((Hint(f"did you mean `{option} {near}`?"),) if near else ()),
@@ -254,21 +250,10 @@ def judge(record: Record, checks: Iterable[Check]) -> Report:
 def _findings(check: Check, record: Record) -> Iterator[Finding]:
     if check.group != "observation" and getattr(record, check.question) is None:
         return
+    of_check = {name: getattr(check, name) for name in ("question", "group", "title", "required")}
     for judgement in _judgements(check, record):
-        yield Finding(
-            check=check.id,
-            question=check.question,
-            group=check.group,
-            title=check.title,
-            required=check.required,
-            verdict=judgement.verdict,
-            observed=judgement.observed,
-            wanted=judgement.wanted,
-            source=judgement.source,
-            subject=judgement.subject,
-            why=judgement.why or check.why,
-            command=judgement.command,
-        )
+        found = {each.name: getattr(judgement, each.name) for each in fields(judgement)}
+        yield Finding(check=check.id, **of_check, **{**found, "why": judgement.why or check.why})
 
 
 def _judgements(check: Check, record: Record) -> tuple[Judgement, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from envforge import __version__
 from envforge.base.files import regular
@@ -136,10 +137,13 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
         facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS_DIRECTORY else None
     )
     try:
-        data = _read_bytes(lock)
+        data = regular(lock).read_bytes()
         locked = parse_any_lock(data.decode("utf-8"), shown, platform, lock)
         _require_platform(locked, lock, shown, platform)
         needs = requirements_of(locked, platform, matrix()).words
+    except OSError as error:
+        message = f"failed to read the lockfile `{lock}`: {error.strerror or error}"
+        return replace(facts, lock_unreadable=message, lock_command=lock_command(lock))
     except UnicodeDecodeError as error:
         command = next((hint.command for hint in repair_hints(lock)), "")
         return replace(facts, lock_unreadable=f"the lockfile `{shown}` is not UTF-8: {error}", lock_command=command)
@@ -177,18 +181,6 @@ def _require_platform(locked: Lockfile, lock: Path, shown: str, platform: str) -
     )
 
 
-def _read_bytes(lock: Path) -> bytes:
-    try:
-        return regular(lock).read_bytes()
-    except OSError as error:
-        raise LockfileError(
-            f"failed to read the lockfile `{lock}`: {error.strerror or error}",
-            hint="to create the lockfile",
-            command=lock_command(lock),
-            code="lockfile-unreadable",
-        ) from error
-
-
 def _shown(lock: Path, project: Path | None) -> str:
     """Return the path to show: relative to the project if the lockfile is in it."""
     path = lock.absolute()
@@ -217,23 +209,16 @@ def _without_environment(meant: ChosenEnvironment | None) -> NotObserved | None:
     state, text = prefix_state(meant.prefix)
     if state == "virtual":
         return None  # of venv or uv: its files aren't compared with a lockfile, but it can train
-    if state in ("missing", "not-an-environment"):
-        empty = state == "missing" or not any(meant.prefix.iterdir())
-        return NotObserved(
-            what="environment",
-            why="absent",
-            reason=f"no environment is installed in `{meant.prefix}`" if empty else text,
-            command=meant.install_command if empty else "envforge verify --prefix DIR",
-        )
+    if state == "missing" or (state == "not-an-environment" and not any(meant.prefix.iterdir())):
+        reason = f"no environment is installed in `{meant.prefix}`"
+        return NotObserved(what="environment", why="absent", reason=reason, command=meant.install_command)
+    if state == "not-an-environment":
+        return NotObserved(what="environment", why="absent", reason=text, command="envforge verify --prefix DIR")
     try:
         check_usable(meant)
     except EnvforgeError as error:
-        return NotObserved(
-            what="environment",
-            why="unfinished",
-            reason=error.message,
-            command=next(iter(error.commands), meant.install_command),
-        )
+        command = next(iter(error.commands), meant.install_command)
+        return NotObserved(what="environment", why="unfinished", reason=error.message, command=command)
     return None
 
 
@@ -303,7 +288,6 @@ def _lock_for(project: Path, machine: Machine) -> Path | None:
     variants = list_variants(project)
     if not variants:
         return None
-
     try:
         return choose_variant(project, machine).lockfile
     except EnvforgeError:
@@ -313,13 +297,8 @@ def _lock_for(project: Path, machine: Machine) -> Path | None:
 
 def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:
     reason = "not included in the description of the machine"
-    system = SystemFacts(
-        container=machine.container,
-        is_wsl=machine.is_wsl,
-        cpu=Signal(unreadable=f"instruction sets: {reason}"),
-        memory_limit=Signal(unreadable=reason),
-    )
-    driver = DriverFacts(
-        kernel_module=Signal(unreadable=reason), nvml=Signal(unreadable=reason), libcuda=Signal(unreadable=reason)
-    )
+    unread: Signal[Any] = Signal(unreadable=reason)
+    cpu = replace(unread, unreadable=f"instruction sets: {reason}")
+    system = SystemFacts(container=machine.container, is_wsl=machine.is_wsl, cpu=cpu, memory_limit=unread)
+    driver = DriverFacts(kernel_module=unread, nvml=unread, libcuda=unread)
     return MachineFacts(machine=machine, driver=driver, system=system, lock=lock)

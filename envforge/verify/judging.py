@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from envforge.verify.record import Record
 
 S = TypeVar("S")
+P = TypeVar("P")
 
 Judged = Judgement | Iterable[Judgement]
 
@@ -33,6 +34,18 @@ class View(Generic[S]):
     question: Question
     judged: Callable[[Record, Callable[[S], Judged]], Iterable[Judgement]]
     needs: tuple[str, ...] = ()
+
+    def part(self, select: Callable[[S], P | Judgement], needs: tuple[str, ...] = ()) -> View[P]:
+        """Return the view of a part; ``select`` returns a judgement if there is nothing to judge."""
+
+        def judged(record: Record, judge: Callable[[P], Judged]) -> Iterable[Judgement]:
+            def of_part(whole: S) -> Judged:
+                found = select(whole)
+                return found if isinstance(found, Judgement) else judge(found)
+
+            return self.judged(record, of_part)
+
+        return View(question=self.question, judged=judged, needs=needs or self.needs)
 
 
 def record_of(question: Question) -> View[Record]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 from envforge import __version__
 from envforge.base.documents import Document
@@ -26,14 +26,8 @@ from envforge.verify.machine.reference_data import matrix
 from envforge.verify.record import Asked, NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Cost, Question
 
-T = TypeVar("T")
-
 # total time limit of each question, in multiples of the limit of one process
 _PATIENCE: dict[Question, float] = {"machine": 2.0, "environment": 4.0, "training": 40.0}
-
-
-def _silent(_text: str) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +48,7 @@ class Situation:
     depth: Cost = "default"
     limit_s: float = 120.0
     needs: frozenset[str] | None = None
-    say: Callable[[str], None] = field(default=_silent, compare=False)
+    say: Callable[[str], None] = field(default=lambda _text: None, compare=False)
 
     def wants(self, fact: str) -> bool:
         """Return whether a selected check needs this fact, so that it is worth the time."""
@@ -72,24 +66,18 @@ class Surroundings:
 
 def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[Check]) -> Record:
     """Run the observer of each question of the situation, and the observers of other packages' checks."""
-    facts: dict[Question, Any] = {}
+    facts: dict[str, Any] = {}
     own: dict[str, Any] = {}
     observed, missing = [], list(surroundings.absent)
     for question in situation.questions:
         began_s = time.monotonic()
-        value, lack = _guarded(question, partial(_ask, question, situation), situation.limit_s * _PATIENCE[question])
-        if lack is not None:
-            missing.append(lack)
-        else:
-            facts[question] = value
+        ask = partial(_ask, question, situation)
+        missing += _guarded(question, ask, situation.limit_s * _PATIENCE[question], facts)
+        if question in facts:
             observed.append(Observed(what=question, seconds=round(time.monotonic() - began_s, 3)))
     for check in checks:
         if check.observe is not None and check.question in situation.questions:
-            value, lack = _guarded(check.id, partial(_ask_own, check.observe, situation), situation.limit_s)
-            if lack is not None:
-                missing.append(lack)
-            else:
-                own[check.id] = value
+            missing += _guarded(check.id, partial(_ask_own, check.observe, situation), situation.limit_s, own)
     return Record(
         envforge=__version__,
         refreshed_facts=matrix().refreshed,
@@ -98,9 +86,7 @@ def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[C
         observed=tuple(observed),
         not_observed=tuple(missing),
         project=surroundings.project,
-        machine=facts.get("machine"),
-        environment=facts.get("environment"),
-        training=facts.get("training"),
+        **facts,
         own=own,
     )
 
@@ -119,9 +105,9 @@ def _ask_own(ask: Callable[[Situation], Json], situation: Situation) -> object:
     return document.read_json(json.dumps(ask(situation), allow_nan=False), Any)
 
 
-def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None, NotObserved | None]:
-    """Call an observer in a thread, and leave the thread behind if it hangs."""
-    results: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+def _guarded(what: str, ask: Callable[[], object], limit_s: float, found: dict[str, Any]) -> Iterator[NotObserved]:
+    """Call an observer in a thread, which is left behind if it hangs. Add its value to ``found``, or yield why not."""
+    results: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
 
     def work() -> None:
         try:
@@ -134,11 +120,13 @@ def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None,
     try:
         value, error = results.get(timeout=limit_s)
     except Empty:
-        return None, NotObserved(what=what, why="late", reason=f"not finished after {limit_s:.0f} s")
+        yield NotObserved(what=what, why="late", reason=f"not finished after {limit_s:.0f} s")
+        return
     if error is None:
-        return value, None
+        found[what] = value
+        return
     command = next(iter(error.commands), "") if isinstance(error, EnvforgeError) else ""
-    return None, NotObserved(what=what, why="broken", reason=_reason(error), command=command)
+    yield NotObserved(what=what, why="broken", reason=_reason(error), command=command)
 
 
 def _reason(error: BaseException) -> str:

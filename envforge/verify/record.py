@@ -125,12 +125,8 @@ def read_record(text: str | bytes, where: str) -> Record:
     if "schema_version" in value and "record" not in value:
         value = _mapping(_mapping(value.get("result")).get("record"))
     if value.get("record") != RECORD:
-        raise RecordError(
-            f"`{where}` is not a record of `verify`: expected `record` to be `{RECORD}`",
-            hint=_AGAIN,
-            command=_RECORD_COMMAND,
-            code="record-foreign",
-        )
+        message = f"`{where}` is not a record of `verify`: expected `record` to be `{RECORD}`"
+        raise RecordError(message, hint=_AGAIN, command=_RECORD_COMMAND, code="record-foreign")
     _check_version(value.get("record_version"), where)
     return document.convert(_with_machine(value, where), Record)
 
@@ -157,12 +153,8 @@ def read_record_file(path: Path) -> Record:
         # PowerShell writes a byte order mark
         text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(
-            f"failed to read the record `{path}`: {getattr(error, 'strerror', None) or error}",
-            hint=_AGAIN,
-            command=_RECORD_COMMAND,
-            code="record-unreadable",
-        ) from error
+        message = f"failed to read the record `{path}`: {getattr(error, 'strerror', None) or error}"
+        raise RecordError(message, hint=_AGAIN, command=_RECORD_COMMAND, code="record-unreadable") from error
     return read_record(text, str(path))
 
 

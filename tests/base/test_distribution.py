@@ -14,7 +14,7 @@ import pytest
 
 from envforge import __version__
 from envforge.base import distribution
-from envforge.base.settings import user_file
+from envforge.base.data_files import user_file
 from envforge.errors import EnvforgeError, RequestError
 from tests.support.commands import check_command
 

@@ -14,8 +14,8 @@ import pytest
 from urllib3 import HTTPResponse
 
 from envforge.base import net
-from envforge.base.net import Client, Mirrors, NetworkError, UntrustedError, credentials_hints, unreachable_hints
-from envforge.base.urls import Url
+from envforge.base.net import Client, NetworkError, UntrustedError, credentials_hints, unreachable_hints
+from envforge.base.urls import Mirrors, Url
 from envforge.errors import OutsideError
 from tests.support.loopback import Fault, Loopback, Request, Response
 

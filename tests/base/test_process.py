@@ -99,7 +99,7 @@ def test_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
 
 def test_interrupt_after_the_work_prints_no_traceback(tmp_path: Path) -> None:
     program = (
-        "import atexit, os, signal\nfrom envforge.base.process import exit_process\n"
+        "import atexit, os, signal\nfrom envforge.errors import exit_process\n"
         "atexit.register(os.kill, os.getpid(), signal.SIGINT)\nexit_process(0)"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from envforge.base.settings import user_file
+from envforge.base.data_files import user_file
 from envforge.catalogue.address import chosen_catalogue, parse_address
 from envforge.catalogue.directory import lock_text, open_catalogue
 from envforge.catalogue.index import list_entries

@@ -13,6 +13,7 @@ import pytest
 
 from envforge.cli import COMMANDS, cli, main
 
+LOCKFILE = Path(__file__).parents[2] / "lockfiles/tabular/cpu-linux-64.conda-lock.yml"
 HEAVY = {"torch", "rattler", "conda_lock", "rich", "yaml", "jinja2", "pynvml", "packaging.version", "numpy", "uv"}
 
 
@@ -45,7 +46,6 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
         "envforge.cli",
         "envforge.errors",
         "envforge.base",
-        "envforge.base.process",
         "envforge.base.envelope",
     }
 
@@ -69,10 +69,11 @@ def test_options_of_one_name_read_one_variable() -> None:
 @pytest.mark.parametrize(
     ("arguments", "most"),
     [
-        (["detect"], 18),
-        (["explain", "--machine", "t4"], 36),
-        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 55),
-        (["verify", "--fast"], 70),
+        (["detect"], 17),
+        (["explain", "--machine", "t4"], 31),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 46),
+        (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 44),
+        (["verify", "--fast"], 66),
     ],
 )
 def test_commands_load_few_modules_of_envforge(

@@ -19,8 +19,8 @@ from rattler.lock import CondaLockedPackage, PypiLockedPackage
 from rattler.package.build_string import BuildString
 
 from envforge.base import toml
+from envforge.base.data_files import user_file
 from envforge.base.distribution import distribution_name, pinned_requirement
-from envforge.base.settings import user_file
 from envforge.catalogue.index import PLACEHOLDER, list_entries
 from envforge.cli import main
 from envforge.cli.export import FormatName

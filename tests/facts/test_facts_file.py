@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from envforge.base.settings import user_file
+from envforge.base.data_files import user_file
 from envforge.catalogue.signing import Signer, verify
 from envforge.cli import facts as command
 from envforge.cli import main

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.lockfile import LockedPackage
 from envforge.lock.request import LockReport
 from tests.lock.support import LockFolder, at_work

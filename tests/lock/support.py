@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.locking import lock
 from envforge.lock.request import LockProgress, LockReport, LockRequest

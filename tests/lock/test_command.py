@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from envforge.base.net import MIRRORS_VARIABLE
+from envforge.base.urls import MIRRORS_VARIABLE
 from tests.lock.conftest import World, environment_text
 from tests.support.loopback import Request, Response
 

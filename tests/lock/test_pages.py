@@ -16,7 +16,8 @@ import pytest
 from packaging.markers import Marker
 from packaging.version import Version
 
-from envforge.base.net import Client, Mirrors
+from envforge.base.net import Client
+from envforge.base.urls import Mirrors
 from envforge.errors import EnvforgeError
 from envforge.lock.index import LockTimeIndex, PlatformIndex, Sources, Target, Wanted
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.lockfile import read_lockfile
 from envforge.lock.locking import lock
 from envforge.lock.request import LockRequest

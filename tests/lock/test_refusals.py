@@ -145,7 +145,7 @@ def test_an_environment_without_platforms_is_refused(world: World) -> None:
 
 
 def test_an_index_that_cannot_be_reached_is_named_with_its_public_address(world: World) -> None:
-    from envforge.base.net import Mirrors
+    from envforge.base.urls import Mirrors
 
     nowhere = "http://127.0.0.1:9"
     mirrors = Mirrors((("https://download.pytorch.org", nowhere), ("https://conda.anaconda.org", world.conda_url)))
@@ -157,7 +157,7 @@ def test_an_index_that_cannot_be_reached_is_named_with_its_public_address(world:
 
 
 def test_a_channel_that_cannot_be_reached_is_a_fault_of_the_outside_world(world: World) -> None:
-    from envforge.base.net import Mirrors
+    from envforge.base.urls import Mirrors
 
     with pytest.raises(OutsideError) as caught:
         world.lock(mirrors=Mirrors((("https://conda.anaconda.org", "http://127.0.0.1:9"),)))

@@ -411,7 +411,7 @@ def test_what_names_no_gpu_is_an_error_with_the_file(tmp_path: Path, text: str, 
 
 
 def test_no_name_of_too_many_gpus_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envforge.machine.cluster_text.named_other", pytest.fail)
+    monkeypatch.setattr("envforge.machine.described.named_other", pytest.fail)
     for text in ("g1 " + "gpu:a:1," * 2000, "".join(f"g{i} gpu:a{i}:1\n" for i in range(2000))):
         with pytest.raises(MachineRecordError, match="expected at most 1024 GPUs, found `2000`"):
             read(text)

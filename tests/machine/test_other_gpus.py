@@ -12,9 +12,9 @@ from envforge.machine.gpu_tables import _pci, named_other, other_vendors, read_o
 from envforge.machine.probe import probe
 from envforge.machine.record import parse_machine
 from envforge.machine.values import Machine
+from envforge.pytorch.matrix import Grade, Request
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Grade, Request
 from tests.pytorch.machines import MATRIX
 from tests.support.recorded import A10G, Recorded, pci_gpu_files
 

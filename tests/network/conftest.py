@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.pages import Downloads
 
 HERE = Path(__file__).parent

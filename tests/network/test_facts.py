@@ -15,8 +15,7 @@ from envforge.facts.wheel import read_wheel
 from envforge.lock.pages import Downloads
 from envforge.lock.python_index import configured_index
 from envforge.pytorch.facts_file import dump_facts, key_of, parse_facts
-from envforge.pytorch.matrix import built_in_matrix
-from envforge.pytorch.selection import PYTORCH_INDEX
+from envforge.pytorch.matrix import PYTORCH_INDEX, built_in_matrix
 
 MATRIX = built_in_matrix()
 TODAY = dt.datetime.now(dt.timezone.utc).date()

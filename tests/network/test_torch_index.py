@@ -11,12 +11,11 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.pages import Downloads, IndexFile
 from envforge.machine.record import load_machine
-from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.matrix import Build, Request, load_matrix
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Build, Request
 
 INDEX = "https://download.pytorch.org/whl"
 MATRIX = load_matrix()

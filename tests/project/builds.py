@@ -6,7 +6,7 @@ from packaging.version import Version
 
 from envforge.base.terms import WheelTag
 from envforge.lock.environment_spec import TemplateNeeds
-from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
+from envforge.pytorch.matrix import PYTORCH_INDEX, Build, Grade, Request, Selection
 
 NEEDS = TemplateNeeds(
     torch_family=("torch", "torchvision"), conda=("matplotlib-base", "numpy >=1.23", "scikit-learn", "tqdm")

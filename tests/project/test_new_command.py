@@ -280,10 +280,10 @@ def test_hints_of_lock_enter_the_project(
 
     words = ("--machine", "cpu", "--cuda", "cpu")
     assert command == "new" or _new(TEMPLATE, "net", *words) == 0
-    monkeypatch.setattr("envforge.project.locking.obtain_lock", fail)
+    monkeypatch.setattr("envforge.project.create.obtain_lock", fail)
     monkeypatch.setattr("envforge.cli.new.obtain_lock", fail)
-    monkeypatch.setattr("envforge.project.locking.unreachable_host", lambda *_: None)
-    monkeypatch.setattr("envforge.project.locking.find_lock", lambda *_: None)
+    monkeypatch.setattr("envforge.project.create.unreachable_host", lambda *_: None)
+    monkeypatch.setattr("envforge.project.create.find_lock", lambda *_: None)
     capsys.readouterr()
     if command == "new":
         assert _new(TEMPLATE, "net", *words) == 1

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from envforge.base.staging import STAGING, Interrupts, PlannedFile, TargetError, settle_interrupted
 from envforge.errors import OutsideError
-from envforge.project.place import abandoned, place, plan_placement
+from envforge.project.plan import abandoned, place, plan_placement
 from tests.project.trees import in_child, names, send, trap, trap_each, trap_rename, tree
 
 assert sys.platform != "win32"

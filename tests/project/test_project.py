@@ -11,8 +11,7 @@ from envforge.base.data_files import templates_root
 from envforge.base.envelope import Json
 from envforge.base.jinja import TemplateError
 from envforge.lock.environment_spec import render_texts
-from envforge.project.place import place
-from envforge.project.plan import Project, plan_project
+from envforge.project.plan import Project, place, plan_project
 from envforge.project.record import (
     PROJECT_FILE,
     ProjectFileError,
@@ -229,7 +228,7 @@ def test_a_template_file_that_is_not_text_is_named(templates: Path) -> None:
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys, envforge.lock.environment_spec, envforge.project.plan;"
-        "import envforge.project.place, envforge.project.templates, envforge.project.templates;"
+        "import envforge.project.plan, envforge.project.templates, envforge.project.templates;"
         "print(sorted({'jinja2','yaml','tomlkit','filelock','rich','rattler','conda_lock','torch'} & set(sys.modules)))"
     )
 

@@ -25,9 +25,8 @@ from envforge.project.smoke import (
     is_other_build,
     run_smoke,
 )
-from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.matrix import Request, Selection, load_matrix
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Request, Selection
 from tests.project import builds
 
 SMOKE = """

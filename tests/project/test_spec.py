@@ -14,7 +14,7 @@ from envforge.base.jinja import TemplateError
 from envforge.errors import RequestError
 from envforge.lock import environment_spec as spec
 from envforge.lock.environment_spec import TemplateNeeds, input_sha256, render_texts, torch_requirements
-from envforge.pytorch.selection import Selection
+from envforge.pytorch.matrix import Selection
 from tests.project import builds
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import main
-from envforge.pytorch.selection import selection_from_json
+from envforge.pytorch.matrix import selection_from_json
 from tests.pytorch.machines import MATRIX
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

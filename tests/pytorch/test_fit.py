@@ -8,8 +8,7 @@ import pytest
 from packaging.version import Version
 
 from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade
-from envforge.pytorch.matrix import Minimum, built_in_matrix
-from envforge.pytorch.selection import Grade
+from envforge.pytorch.matrix import Grade, Minimum, built_in_matrix
 
 MATRIX = built_in_matrix()
 

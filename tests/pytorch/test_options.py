@@ -11,7 +11,7 @@ from envforge.base.terms import CPU, WheelTag
 from envforge.cli.options import takes
 from envforge.cli.project_options import SelectionOptions
 from envforge.errors import RequestError
-from envforge.pytorch.selection import PYTORCH_INDEX, Preference, Request
+from envforge.pytorch.matrix import PYTORCH_INDEX, Preference, Request
 from tests.pytorch.machines import CU118, MATRIX
 
 CU130 = WheelTag.parse("cu130")

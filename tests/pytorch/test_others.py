@@ -13,9 +13,8 @@ from packaging.version import Version
 from envforge.cli import main
 from envforge.machine.record import load_machine
 from envforge.machine.values import Machine
-from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.matrix import Request, load_matrix
 from envforge.pytorch.others import CONDA, PIP, UV, ToolBuild, compare_tools, load_other_tools
-from envforge.pytorch.selection import Request
 from tests.pytorch.machines import MATRIX, machine
 
 TOOLS = load_other_tools()

@@ -12,10 +12,9 @@ from packaging.version import Version
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.machine.values import Driver, Gpu, Machine
 from envforge.pytorch.fit import missing_limits, read_limits
-from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.matrix import Build, Candidate, Grade, Matrix, Preference, Request, Selection
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Request, Selection
 from tests.pytorch.machines import MATRIX
 
 # Written by hand from NVIDIA's tables, not read from the package's data.

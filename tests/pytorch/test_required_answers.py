@@ -11,9 +11,9 @@ from envforge.base.terms import CPU, ComputeCapability, WheelTag
 from envforge.machine.record import parse_machine
 from envforge.machine.values import Condition, Driver, Machine
 from envforge.pytorch.fit import has_cubin
+from envforge.pytorch.matrix import Grade, Preference, Refusal, Request, Selection
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select, select_platforms
-from envforge.pytorch.selection import Grade, Preference, Refusal, Request, Selection
 from tests.pytorch.machines import CU118, MATRIX, machine, stated
 
 

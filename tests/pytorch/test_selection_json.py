@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from envforge.pytorch.matrix import Request, SelectionError, selection_from_json, selection_to_json
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Request, SelectionError, selection_from_json, selection_to_json
 from tests.pytorch.machines import CU118, MATRIX, machine
 
 SELECTION = select(machine("7.5", driver="535.216.01"), Request(cuda=CU118), MATRIX)

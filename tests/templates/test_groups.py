@@ -28,7 +28,7 @@ from envforge.lock.environment_spec import EnvironmentTexts
 from envforge.project.plan import Project, plan_project
 from envforge.project.questions import gather_answers
 from envforge.project.templates import list_templates, load_template, read_common_groups
-from envforge.pytorch.selection import Selection
+from envforge.pytorch.matrix import Selection
 from tests.export.locks import PYTHON, lock
 from tests.project import builds
 from tests.support.scripts import shebang

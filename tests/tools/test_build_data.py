@@ -13,9 +13,8 @@ from packaging.version import Version
 from envforge.base import toml
 from envforge.base.data_files import data_folder
 from envforge.lock.environment_spec import split_conda_spec
-from envforge.pytorch.matrix import Matrix, load_matrix
+from envforge.pytorch.matrix import Matrix, Request, load_matrix
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Request
 from tests.pytorch.machines import MATRIX, machine
 from tools.build_data import main
 from tools.facts.read import FACTS

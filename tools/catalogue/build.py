@@ -22,8 +22,7 @@ from envforge.lock.locking import lock
 from envforge.lock.needs import requirements_json, requirements_of
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.request import LockRequest
-from envforge.pytorch.matrix import Matrix, load_matrix
-from envforge.pytorch.selection import Selection
+from envforge.pytorch.matrix import Matrix, Selection, load_matrix
 from tools.catalogue.records import Channel, CondaRecords
 from tools.catalogue.select_target import Plan, plan, read_targets
 from tools.catalogue.torch_index import FolderServer, mirrors_to, write_torch_index

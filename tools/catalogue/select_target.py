@@ -17,9 +17,8 @@ from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.environment_spec import EnvironmentTexts, render_texts
 from envforge.machine.values import Driver, Gpu, Machine
 from envforge.project.templates import load_template
-from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.matrix import Matrix, Request, Selection
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Request, Selection
 
 HERE = Path(__file__).parent
 

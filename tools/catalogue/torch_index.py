@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.catalogue.index import PLACEHOLDER
 from tools.catalogue.wheels import INDEX, Wheel, by_directory
 

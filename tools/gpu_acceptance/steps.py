@@ -33,7 +33,7 @@ SHORTEST_S = 5.0  # with less time, a step only imports torch
 SAME_MODELS = "model-speed"  # the check of `verify` that measures what the step `speed` reports
 _LONG_TEST = Path("tests/verify/training/test_gpu.py")  # it verifies a project once more
 # errors of a run that are facts about the machine
-_EXPECTED = ("OutOfMemoryError", "CUDA graphs require a GPU")
+_EXPECTED = ("OutOfMemoryError", "RuntimeError: CUDA graphs require a GPU")
 _SCRIPT = """
 import os, runpy, sys
 output, paths, module = sys.argv[1:4]
@@ -239,7 +239,7 @@ class Acceptance:
             elif line["event"] == "raised":
                 raised.append(f"{line['measure']}: {line['error']}")
 
-        command = measuring_command(Path(sys.executable), "envforge_measures", json.dumps(specification))
+        command = measuring_command(Path(sys.executable), "tools.gpu_acceptance.measures", json.dumps(specification))
         child = Child(command=command, environment=self.environment, folder=ROOT, limit_s=limit_s, hear=hear)
         end, _ = run_child(child)
         errors = [run["error"] for run in result.runs if "error" in run]

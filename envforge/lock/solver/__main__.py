@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 import envforge
 from envforge.base.envelope import fields_to_json
 from envforge.base.files import write_atomic
-from envforge.base.process import exit_process
 from envforge.base.urls import hide_secrets
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError, exit_process
 from envforge.lock.solver import RECORDS_VARIABLE, PackagesNotFoundError
 
 if TYPE_CHECKING:
@@ -268,7 +267,7 @@ def answer_call(call: Call, environment: Mapping[str, str]) -> object:
 
 
 def _solved(call: Call, environment: Mapping[str, str], platform: str) -> _JsonObject:
-    from envforge.base.net import Mirrors  # noqa: PLC0415 - only a solve needs it
+    from envforge.base.urls import Mirrors  # noqa: PLC0415 - only a solve needs it
     from envforge.lock.solver import request, solve  # noqa: PLC0415 - imports rattler
     from envforge.lock.solver.request import ALIAS, Naming  # noqa: PLC0415 - as above
 

@@ -33,8 +33,8 @@ from rattler.package import BuildString
 from rattler.platform import Subdir
 
 from envforge.base.documents import Document
-from envforge.base.net import Mirrors, with_credentials
-from envforge.base.urls import hide_secrets
+from envforge.base.net import with_credentials
+from envforge.base.urls import Mirrors, hide_secrets
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.solver import PREFERENCES_VARIABLE, Wishes
 

@@ -22,9 +22,9 @@ from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, SourceCon
 from rattler import solve as rattler_solve
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError, SolverError
 
-from envforge.base.net import Mirrors, credentials_hints, unreachable_hints
+from envforge.base.net import credentials_hints, unreachable_hints
 from envforge.base.suggest import nearest
-from envforge.base.urls import hide_secrets, without_user
+from envforge.base.urls import Mirrors, hide_secrets, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock.names import NameMapping
 from envforge.lock.solver import LockedFile, PackagesNotFoundError

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from envforge.base.documents import Document
 from envforge.base.process import Child, run_child
@@ -16,20 +17,8 @@ from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
 from envforge.machine.values import Machine, driver_text
 from envforge.prefix.journal import read_journal
-from envforge.verify.environment.facts import (
-    AuditDifference,
-    AuditFacts,
-    CudaFacts,
-    EnvironmentFacts,
-    Library,
-    LockedTorch,
-    NumpyFacts,
-    PythonFacts,
-    Toolchain,
-    TorchFacts,
-    VisibleGpu,
-)
-from envforge.verify.values import Signal, SignalCode
+from envforge.verify.environment.facts import AuditDifference, AuditFacts, EnvironmentFacts, LockedTorch, VisibleGpu
+from envforge.verify.values import Signal
 
 if TYPE_CHECKING:
     from envforge.prefix.audit_files import AuditFinding
@@ -111,16 +100,8 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 
 # a broken environment has thousands of differences, and records are sent to others
 KEPT = 50
-PROGRAMS = Path(__file__).parents[1] / "training"
-_NOT_WANTED = "no selected check needs it"
-_PARTS: dict[str, Any] = {  # what the process reports, and its type
-    "python": PythonFacts,
-    "torch": TorchFacts,
-    "cuda": CudaFacts,
-    "numpy": NumpyFacts,
-    "libraries": tuple[Library, ...],
-    "toolchain": Toolchain,
-}
+PROGRAMS = Path(__file__).parents[2] / "programs"
+_PARTS = ("python", "torch", "cuda", "numpy", "libraries", "toolchain")  # what the process reports
 OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="process-output")
 T = TypeVar("T")
 
@@ -129,17 +110,15 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     """Observe the environment; each child process may take ``situation.limit_s`` seconds."""
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
-    parts: dict[str, Any] = {}
-    if not situation.wants("python"):
-        parts = _without_python(_NOT_WANTED, "not-wanted")
-    elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
+    not_wanted: Signal[Any] = Signal(unreadable="no selected check needs it", code="not-wanted")
+    missing: Signal[Any] = Signal(unreadable=text if situation.prefix is None else f"no Python in `{situation.prefix}`")
+    python = python_of(situation.prefix) if situation.prefix is not None else None
+    if situation.wants("python") and situation.prefix is not None and python is not None:
         parts = _ask(situation, situation.prefix, python)
-    elif situation.prefix is not None:
-        parts = _without_python(f"no Python in `{situation.prefix}`")
     else:
-        parts = _without_python(text)
+        parts = dict.fromkeys((*_PARTS, "isolated_torch"), missing if situation.wants("python") else not_wanted)
     if not situation.wants("audit"):
-        parts["audit"] = Signal(unreadable=_NOT_WANTED, code="not-wanted")
+        parts["audit"] = not_wanted
     elif situation.prefix is not None and state in ("finished", "foreign"):
         situation.say("comparing the environment with its lockfile")
         parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
@@ -177,12 +156,9 @@ def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str,
 
     changed = dict(environment)
     if is_prefix(prefix):
-        try:
+        with contextlib.suppress(EnvforgeError):  # a file of variables is invalid, but Python starts without them
             changed = activation(prefix, prefix.name, environment).applied(environment)
-        except EnvforgeError:  # a file of variables is invalid, but Python starts without them
-            changed = dict(environment)
-    changed["PYTHONDONTWRITEBYTECODE"] = "1"
-    return changed
+    return {**changed, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def measuring_command(python: Path, module: str, argument: str, *flags: str) -> tuple[str, ...]:
@@ -215,15 +191,13 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     if end.stderr and not end.is_good:
         missing += f"; last line of stderr: {end.stderr.splitlines()[-1][:300]}"
 
-    def signal(part: str, kind: type[T], why: str = missing) -> Signal[T]:
-        return _signal(said.get(part), kind, source=f"{python}, {part}", why=why)
+    kinds = get_type_hints(EnvironmentFacts)
 
-    facts: dict[str, Any] = {part: signal(part, kind) for part, kind in _PARTS.items()}
-    return {**facts, "process": end, "isolated_torch": signal("isolated", str, isolated_end.in_words)}
+    def signal(name: str, part: str, why: str) -> Signal[Any]:
+        return _signal(said.get(part), get_args(kinds[name])[0], source=f"{python}, {part}", why=why)
 
-
-def _without_python(why: str, code: SignalCode | None = None) -> dict[str, Any]:
-    return {name: Signal(unreadable=why, code=code) for name in (*_PARTS, "isolated_torch")}
+    facts: dict[str, Any] = {part: signal(part, part, missing) for part in _PARTS}
+    return {**facts, "process": end, "isolated_torch": signal("isolated_torch", "isolated", isolated_end.in_words)}
 
 
 def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:
@@ -260,12 +234,12 @@ def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]
         packages=report.counts.packages,
         files=report.counts.files,
         drift_count=len(report.drift),
-        drift=tuple(map(_finding, report.drift[:KEPT])),
-        warnings=tuple(map(_finding, report.warnings[:KEPT])),
+        drift=_differences(report.drift),
+        warnings=_differences(report.warnings),
         notes=report.notes,
     )
     return Signal(value=facts, source=source)
 
 
-def _finding(found: AuditFinding) -> AuditDifference:
-    return AuditDifference(kind=found.kind, text=found.text, package=found.package, path=found.path)
+def _differences(found: Sequence[AuditFinding]) -> tuple[AuditDifference, ...]:
+    return tuple(AuditDifference(kind=f.kind, text=f.text, package=f.package, path=f.path) for f in found[:KEPT])

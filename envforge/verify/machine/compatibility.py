@@ -12,15 +12,18 @@ from envforge.base.redact import lock_command
 from envforge.base.terms import CPU, ComputeCapability
 from envforge.machine.values import Gpu, driver_text
 from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade, has_code, has_cubin, has_ptx, read_limits
-from envforge.pytorch.selection import Build, Grade
+from envforge.pytorch.matrix import Build, Grade
 from envforge.verify.judging import check, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.case import MACHINE, Case, no_gpus, sources
 from envforge.verify.machine.facts import NO_LOCK, LockNeeds
 from envforge.verify.machine.reference_data import cpu_level, matrix
 from envforge.verify.values import Judgement, Verdict
 
-_NATIVE_BF16 = ComputeCapability(8, 0)
-_TENSOR_CORES = ComputeCapability(7, 0)
+_PRECISIONS = (
+    (ComputeCapability(8, 0), "bf16, computed by its tensor cores, without gradient scaling"),
+    (ComputeCapability(7, 0), "fp16 with gradient scaling; bf16 is only emulated, and slower than fp32"),
+    (ComputeCapability(0, 0), "fp32: without tensor cores, mixed precision saves memory but hardly any time"),
+)
 _UNKNOWN_DRIVER = "the driver version is unknown"
 
 _compatibility = partial(check, group="compatibility", of=MACHINE)
@@ -83,7 +86,9 @@ def _graded(case: Case, *, minor: bool) -> Judgement:
 
 
 def _judge_grade(cuda: Version, package: str, facts: MachineLimits, *, minor: bool) -> Judgement:
-    grade, found = driver_grade(cuda, facts, matrix()), _driver_words(facts)
+    served = f" (supports CUDA {facts.driver_cuda})" if facts.driver_cuda else ""
+    found = f"NVIDIA driver {driver_text(facts.driver) if facts.driver else 'of unknown version'}{served}"
+    grade = driver_grade(cuda, facts, matrix())
     locked = f"{found}; the lockfile contains CUDA {cuda} (`{package}`)"
     # one cause has one finding
     if isinstance(grade, Misfit):
@@ -97,11 +102,6 @@ def _judge_grade(cuda: Version, package: str, facts: MachineLimits, *, minor: bo
     if minor and grade is Grade.UNVERIFIED:
         return info(f"{found}; the driver table has no row for CUDA {cuda}")
     return passed(locked)
-
-
-def _driver_words(facts: MachineLimits) -> str:
-    served = f" (supports CUDA {facts.driver_cuda})" if facts.driver_cuda else ""
-    return f"NVIDIA driver {driver_text(facts.driver) if facts.driver else 'of unknown version'}{served}"
 
 
 def _direct(cuda: Version, facts: MachineLimits) -> str:
@@ -216,14 +216,6 @@ def _precision(case: Case) -> Iterator[Judgement]:
     if not alike:
         yield no_gpus(case) if not case.machine.gpus else skipped("no visible GPU has a known compute capability")
     for (name, capability), numbers in alike.items():
-        words = f"{name} ({capability}): {_precision_of(capability)}"
+        words = next(words for least, words in _PRECISIONS if capability >= least)
         source = "NVML nvmlDeviceGetCudaComputeCapability"
-        yield info(words, source=source, subject=f"GPU {', '.join(numbers)}")
-
-
-def _precision_of(capability: ComputeCapability) -> str:
-    if capability >= _NATIVE_BF16:
-        return "bf16, computed by its tensor cores, without gradient scaling"
-    if capability >= _TENSOR_CORES:
-        return "fp16 with gradient scaling; bf16 is only emulated, and slower than fp32"
-    return "fp32: without tensor cores, mixed precision saves memory but hardly any time"
+        yield info(f"{name} ({capability}): {words}", source=source, subject=f"GPU {', '.join(numbers)}")

@@ -33,6 +33,12 @@ _FABRIC_COMPLETED = 3  # NVML_GPU_FABRIC_STATE_COMPLETED
 _FABRIC_NOT_SUPPORTED = 0  # NVML_GPU_FABRIC_STATE_NOT_SUPPORTED
 _FABRIC_SERVICE = "systemctl status nvidia-fabricmanager --no-pager"
 _WSL_LIBRARIES = "/usr/lib/wsl/lib/"
+_STARTS = (  # by a part of the name of the container
+    *((name, "podman run --rm --device nvidia.com/gpu=all IMAGE nvidia-smi") for name in ("podman", "libpod")),
+    *((name, "apptainer exec --nv IMAGE nvidia-smi") for name in ("apptainer", "singularity")),
+    ("kube", "kubectl describe nodes | grep nvidia.com/gpu"),
+    ("", "docker run --rm --gpus all IMAGE nvidia-smi"),
+)
 
 _presence = partial(check, group="presence")
 _driver = partial(check, group="driver")
@@ -51,18 +57,13 @@ def _present(case: Case) -> Judgement:
         return from_condition(state, "nvidia-smi -L", Verdict.UNKNOWN)
     if case.machine.driver is not None:
         return skipped("there is a driver, but it lists no GPU: see `gpu-count`", source)
-    return _absent(case, source)
-
-
-def _absent(case: Case, source: str) -> Judgement:
     if case.wants_gpu is not False and (other := case.condition(OTHER_GPU)) is not None:
         # without a lockfile of CUDA, the CPU may be what was chosen
         return from_condition(other, case.explain, Verdict.FAIL if case.wants_gpu else Verdict.WARN)
-    if case.wants_gpu:
-        return _missing(case)
-    if case.wants_gpu is False:
-        return skipped("no NVIDIA GPU, and the lockfile needs none", source)
-    return info("no NVIDIA GPU: training runs on the CPU", source=source)
+    if not case.wants_gpu:
+        judged = info("no NVIDIA GPU: training runs on the CPU", source=source)
+        return judged if case.wants_gpu is None else skipped("no NVIDIA GPU, and the lockfile needs none", source)
+    return _missing(case)
 
 
 def _missing(case: Case) -> Judgement:
@@ -316,21 +317,12 @@ def _without(case: Case) -> Judgement:
     if kind is None:
         return skipped("not a container")
     if state is not None:
-        return from_condition(state, _start(kind), Verdict.FAIL if case.wants_gpu else Verdict.WARN)
+        command = next(command for part, command in _STARTS if part in kind)
+        return from_condition(state, command, Verdict.FAIL if case.wants_gpu else Verdict.WARN)
     if case.facts.gpus:
         words = f"this container ({kind}) has {counted(len(case.facts.gpus), 'GPU')}"
         return passed(words, source="NVML nvmlDeviceGetCount")
     return skipped(f"neither this container ({kind}) nor its host has an NVIDIA GPU", "/sys/bus/pci/devices")
-
-
-def _start(kind: str) -> str:
-    if "podman" in kind or "libpod" in kind:
-        return "podman run --rm --device nvidia.com/gpu=all IMAGE nvidia-smi"
-    if kind in ("apptainer", "singularity"):
-        return "apptainer exec --nv IMAGE nvidia-smi"
-    if "kube" in kind:
-        return "kubectl describe nodes | grep nvidia.com/gpu"
-    return "docker run --rm --gpus all IMAGE nvidia-smi"
 
 
 @_container("container-lost-gpu", "GPUs of a running container", of=DRIVER, row=14)

@@ -10,7 +10,7 @@ from functools import partial
 
 from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned
 from envforge.verify.machine.case import DRIVER, NO_GPU, Case, GpuCase, each_gpu, gib, no_gpus, subject
-from envforge.verify.machine.facts import GpuFacts, Memory, Mode, Process, Reading, RemappedRows, RetiredPages, XidEvent
+from envforge.verify.machine.facts import Memory, Mode, Process, Reading, RemappedRows, RetiredPages, XidEvent
 from envforge.verify.machine.reference_data import Xid, event_reasons, limit, name_of, share, xid
 from envforge.verify.values import Judgement, Verdict
 
@@ -22,10 +22,12 @@ _RESET = "a reset of the GPU by the administrator"
 _PROHIBITED = 2  # NVML_COMPUTEMODE_PROHIBITED
 
 _health = partial(check, group="health")
+_required = partial(_health, required=True)
+_warning = partial(_health, severity=Verdict.WARN)
 _performance = partial(check, group="performance", severity=Verdict.WARN)
 
 
-@_health("gpu-lost", "Response of each GPU", of=DRIVER, required=True, row=18)
+@_required("gpu-lost", "Response of each GPU", of=DRIVER, row=18)
 def _lost(case: Case) -> Iterator[Judgement]:
     """`GPU has fallen off the bus`: programs on it fail or hang, and it doesn't recover without a reset."""
     if not case.facts.gpus:
@@ -51,13 +53,7 @@ def _recovery(gpu: GpuCase[int]) -> Judgement:
     return failed(words, "none", command="nvidia-smi -q | grep -i recovery")
 
 
-@_health(
-    "ecc-uncorrectable",
-    "Uncorrectable memory errors",
-    of=each_gpu(lambda gpu: gpu.ecc_uncorrected),
-    required=True,
-    row=20,
-)
+@_required("ecc-uncorrectable", "Uncorrectable memory errors", of=each_gpu(lambda gpu: gpu.ecc_uncorrected), row=20)
 def _uncorrected(gpu: GpuCase[int]) -> Judgement:
     """Programs fail with `uncorrectable ECC error encountered`, or continue with wrong numbers."""
     ever = gpu.facts.ecc_uncorrected_ever.value
@@ -70,7 +66,7 @@ def _uncorrected(gpu: GpuCase[int]) -> Judgement:
     return passed("no uncorrectable memory error")
 
 
-@_health("ecc-mode", "ECC mode", of=each_gpu(lambda gpu: gpu.ecc), severity=Verdict.WARN, row=20)
+@_warning("ecc-mode", "ECC mode", of=each_gpu(lambda gpu: gpu.ecc), row=20)
 def _ecc_mode(gpu: GpuCase[Mode]) -> Judgement:
     """A pending mode changes memory size and error handling at the next reset."""
     if gpu.value.current != gpu.value.pending:
@@ -80,7 +76,7 @@ def _ecc_mode(gpu: GpuCase[Mode]) -> Judgement:
     return passed("ECC is on")
 
 
-@_health("row-remap", "Remapped rows of GPU memory", of=each_gpu(lambda gpu: gpu.rows), required=True, row=21)
+@_required("row-remap", "Remapped rows of GPU memory", of=each_gpu(lambda gpu: gpu.rows), row=21)
 def _rows(gpu: GpuCase[RemappedRows]) -> Judgement:
     """Faulty rows are used until the next reset. If no spare row is left, the GPU must be replaced."""
     rows = gpu.value
@@ -96,13 +92,7 @@ def _rows(gpu: GpuCase[RemappedRows]) -> Judgement:
     return passed("no row of memory was replaced")
 
 
-@_health(
-    "retired-pages",
-    "Retired pages of GPU memory",
-    of=each_gpu(lambda gpu: gpu.retired_pages),
-    severity=Verdict.WARN,
-    row=21,
-)
+@_warning("retired-pages", "Retired pages of GPU memory", of=each_gpu(lambda gpu: gpu.retired_pages), row=21)
 def _pages(gpu: GpuCase[RetiredPages]) -> Judgement:
     """On GPUs before Ampere, faulty pages are used until the next reset."""
     double_bit = gpu.value.double_bit
@@ -118,13 +108,13 @@ def _pages(gpu: GpuCase[RetiredPages]) -> Judgement:
 @_health("xid-hardware", "Hardware Xid errors in the kernel log", of=DRIVER, row=22)
 def _hardware(case: Case) -> Iterator[Judgement]:
     """The driver logs Xid errors when a GPU fails, often days before a run crashes."""
-    yield from _xids(case, hardware=True)
+    return _xids(case, hardware=True)
 
 
-@_health("xid-application", "Application Xid errors in the kernel log", of=DRIVER, severity=Verdict.WARN, row=22)
+@_warning("xid-application", "Application Xid errors in the kernel log", of=DRIVER, row=22)
 def _application(case: Case) -> Iterator[Judgement]:
     """A program caused a GPU error: often a bug in a kernel, sometimes the first sign of failing hardware."""
-    yield from _xids(case, hardware=False)
+    return _xids(case, hardware=False)
 
 
 def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
@@ -149,20 +139,15 @@ def _xid(case: Case, event: XidEvent, row: Xid | None, source: str) -> Judgement
     gpu = next((gpu for gpu in case.facts.gpus if gpu.bus_id and _place(gpu.bus_id) == place_of_event), None)
     place = {"source": source, "command": _LOG, "subject": subject(gpu) if gpu else f"PCI {event.bus_id}"}
     times = "once" if event.count == 1 else f"{event.count} times"
-    words = f"Xid {event.code} {times} since the machine started: {row.meaning if row else 'not in the Xid table'}"
-    wanted = row.advice if row else "see https://docs.nvidia.com/deploy/xid-errors/"
-    if row is not None and gpu is None and case.facts.gpus:
-        return info(f"{words} (on a GPU of the host that this machine does not use)", wanted=wanted, **place)
-    return Judgement(verdict=_weight(row), observed=words, wanted=wanted, **place)
-
-
-def _weight(row: Xid | None) -> Verdict:
-    """Return the verdict of a code. A code without an action is a fact; an error of a program can happen again."""
+    words = f"Xid {event.code} {times} since the machine started"
     if row is None:
-        return Verdict.WARN
-    if row.action == "none":
-        return Verdict.INFO
-    return Verdict.FAIL if row.kind == "hardware" else Verdict.WARN
+        return warned(f"{words}: not in the Xid table", "see https://docs.nvidia.com/deploy/xid-errors/", **place)
+    if gpu is None and case.facts.gpus:
+        words = f"{words}: {row.meaning} (on a GPU of the host that this machine does not use)"
+        return info(words, row.advice, **place)
+    # a code without an action is a fact; an error of a program can happen again
+    judgement = info if row.action == "none" else failed if row.kind == "hardware" else warned
+    return judgement(f"{words}: {row.meaning}", row.advice, **place)
 
 
 def _place(bus_id: str) -> str:
@@ -218,15 +203,11 @@ def _width(gpu: GpuCase[Reading]) -> Judgement:
             f"{width.reference} lanes; check the slot, the riser, and the firmware settings",
             command="nvidia-smi --query-gpu=pcie.link.width.current,pcie.link.width.max --format=csv",
         )
-    return passed(f"all {width.now} PCIe lanes are in use; {_generation(gpu.facts)}")
-
-
-def _generation(gpu: GpuFacts) -> str:
-    found = gpu.pcie_generation.value
+    words, found = f"all {width.now} PCIe lanes are in use", gpu.facts.pcie_generation.value
     if found is None:
-        return "unknown generation"
+        return passed(f"{words}; unknown generation")
     rest = "" if found.now == found.reference else " while idle; it is checked under load"
-    return f"generation {found.now} of {found.reference}{rest}"
+    return passed(f"{words}; generation {found.now} of {found.reference}{rest}")
 
 
 @_performance("nvlink-down", "NVLink connections", of=each_gpu(lambda gpu: gpu.links), row=27)
@@ -239,15 +220,11 @@ def _links(gpu: GpuCase[tuple[bool, ...]]) -> Judgement:
     if active == len(gpu.value):
         return passed(words)
     # PCIe cards are connected only if someone bought a bridge
-    if not several or (active == 0 and not _is_switched(gpu)):
+    fabric = gpu.facts.fabric.value
+    in_fabric = (fabric is not None and fabric.state != 0) or bool(gpu.case.facts.driver.nvswitches)
+    if not several or (active == 0 and not in_fabric and "SXM" not in gpu.facts.name):
         return info(f"{words}: {'there is no bridge' if several else 'there is no other GPU to connect to'}")
     return warned(words, "all of them", command=f"nvidia-smi nvlink --status -i {gpu.facts.index}")
-
-
-def _is_switched(gpu: GpuCase[tuple[bool, ...]]) -> bool:
-    fabric = gpu.facts.fabric.value
-    in_fabric = fabric is not None and fabric.state != 0
-    return in_fabric or bool(gpu.case.facts.driver.nvswitches) or "SXM" in gpu.facts.name
 
 
 @_performance(

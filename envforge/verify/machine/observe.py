@@ -18,9 +18,9 @@ from envforge.errors import EnvforgeError
 from envforge.lock import needs
 from envforge.lock.lockfile import Lockfile, Requirements
 from envforge.lock.needs import requirements_of
-from envforge.lock.plan import Plan, make_plan, read_any_lock
+from envforge.lock.plan import make_plan, read_any_lock
 from envforge.lock.project import is_prefix, prefix_in
-from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
+from envforge.machine.evidence import NVIDIA_VENDOR, Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
 from envforge.machine.values import VARIABLES, Machine, driver_text
@@ -66,13 +66,15 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
     plan = make_plan(lockfile, platform, lock, allow_builds=True)
     found = needs.read_needs(plan, matrix())
     build = found.build
+    names = ("torch", "pytorch")
+    torch = (each.package.version for each in (*plan.wheels, *plan.conda) if each.package.name in names)
     # a lockfile has no sizes
     requirements = _known_sizes(lock) or requirements_of(lockfile, platform, matrix(), {})
     return LockNeeds(
         platform=platform,
         platforms=lockfile.platforms,
         words=requirements.words,
-        torch=str(build.torch) if build else _torch(plan),
+        torch=str(build.torch) if build else next(torch, None),
         tag=build.tag if build else None,
         glibc=found.glibc,
         cuda=found.cuda,
@@ -98,11 +100,6 @@ def _known_sizes(lock: Path) -> Requirements | None:
     return next((entry.requirements for entry in stored if entry.sha256 == digest), None)
 
 
-def _torch(plan: Plan) -> str | None:
-    names = ("torch", "pytorch")
-    return next((a.package.version for a in (*plan.wheels, *plan.conda) if a.package.name in names), None)
-
-
 _SWITCH_CLASS = "0x0680"  # a PCI bridge of class "other", as NVSwitch reports itself
 _FABRIC_MANAGER = ("nv-fabricmanager", "--version")
 _FABRIC_SERVICE = ("systemctl", "is-active", "nvidia-fabricmanager")
@@ -110,31 +107,22 @@ _FABRIC_SERVICE = ("systemctl", "is-active", "nvidia-fabricmanager")
 
 def observe_machine(situation: Situation) -> MachineFacts:
     """Read the machine without torch, in a second or two; NVML is queried in a child process."""
-    world = _without_overrides(situation.world)
+    # without the user's overrides, because the real machine is checked
+    given = situation.world.environment
+    real = {name: value for name, value in given.items() if name not in VARIABLES}
+    world = replace(situation.world, environment=real)
     probed = probe_all(world)
     answers = read_answers(probed.lines)
-    asked = probed.evidence.libraries.nvml.gpus
     is_installed = situation.prefix is not None and is_prefix(situation.prefix)
     return MachineFacts(
         machine=probed.machine,
         driver=_driver(world, probed),
-        gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
+        gpus=tuple(gpu_facts(gpu, answers) for gpu in probed.evidence.libraries.nvml.gpus),
         system=observe_system(situation, probed.evidence),
         # of the original world: `overrides-set` reports the overrides
-        variables=_variables(situation.world),
+        variables={name: clean(given[name]) for name in sorted({*watched_variables(), *VARIABLES}) if name in given},
         lock=read_lock_needs(situation.lock, probed.machine.platform, is_installed=is_installed),
     )
-
-
-def _without_overrides(world: World) -> World:
-    """Remove the user's overrides, because ``verify`` checks the real machine."""
-    real = {name: value for name, value in world.environment.items() if name not in VARIABLES}
-    return replace(world, environment=real)
-
-
-def _variables(world: World) -> dict[str, str]:
-    names = sorted({*watched_variables(), *VARIABLES})
-    return {name: clean(world.environment[name]) for name in names if name in world.environment}
 
 
 def _driver(world: World, probed: Probed) -> DriverFacts:
@@ -152,7 +140,11 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         has_nouveau=evidence.system.has_nouveau,
         pci=evidence.system.pci,
         nvswitches=switches,
-        device_files=_device_files(world),
+        device_files=tuple(
+            DeviceFile(path=f"/dev/{name}", usable=world.calls.may_use(world.root / "dev" / name))
+            for name in world.entries("/dev")
+            if re.fullmatch(r"nvidia(ctl|-uvm|\d+)", name)
+        ),
         fabric_manager=_fabric_manager(world, probed.machine, switches),
     )
 
@@ -177,18 +169,11 @@ def _kernel_module(evidence: Evidence) -> Signal[str]:
 
 def _switches(world: World) -> int:
     """Return the number of NVSwitch devices on the PCI bus, as in HGX and DGX machines."""
-    found = 0
-    for bus_id in world.entries("/sys/bus/pci/devices"):
-        folder = f"/sys/bus/pci/devices/{bus_id}"
-        if (world.read(f"{folder}/vendor") or "").strip() == "0x10de":
-            found += (world.read(f"{folder}/class") or "").startswith(_SWITCH_CLASS)
-    return found
-
-
-def _device_files(world: World) -> tuple[DeviceFile, ...]:
-    names = [name for name in world.entries("/dev") if re.fullmatch(r"nvidia(ctl|-uvm|\d+)", name)]
-    return tuple(
-        DeviceFile(path=f"/dev/{name}", usable=world.calls.may_use(world.root / "dev" / name)) for name in names
+    folders = [f"/sys/bus/pci/devices/{bus_id}" for bus_id in world.entries("/sys/bus/pci/devices")]
+    return sum(
+        (world.read(f"{folder}/vendor") or "").strip() == NVIDIA_VENDOR
+        and (world.read(f"{folder}/class") or "").startswith(_SWITCH_CLASS)
+        for folder in folders
     )
 
 
@@ -241,18 +226,14 @@ def observe_xids(world: World) -> Signal[tuple[XidEvent, ...]]:
         return Signal(value=parse_xids(world.calls.kernel_records(world.root / _KMSG.lstrip("/"))), source=_KMSG)
     except OSError as error:
         refused = error.strerror or str(error)
-    journal = world.run((*_JOURNAL, "--grep=NVRM: Xid")) if _may_read_journal(world) else None
+    # without permission, journalctl prints nothing and reports no error, so request one line
+    line = world.run((*_JOURNAL, "--lines=1"))
+    may_read = line is not None and line.exit_code == 0 and bool(line.stdout.strip())
+    journal = world.run((*_JOURNAL, "--grep=NVRM: Xid")) if may_read else None
     if journal is not None and journal.exit_code in (0, _NO_LINE_MATCHES):
         return Signal(value=parse_xids(journal.stdout), source=" ".join(_JOURNAL[:3]))
     reason = f"no permission to read the kernel log ({refused})"
     return Signal(source=_KMSG, unreadable=reason, code="no-permission")
-
-
-def _may_read_journal(world: World) -> bool:
-    """Return whether the journal shows kernel messages to this user."""
-    # without permission, journalctl prints nothing and reports no error, so request one line
-    line = world.run((*_JOURNAL, "--lines=1"))
-    return line is not None and line.exit_code == 0 and bool(line.stdout.strip())
 
 
 def parse_xids(text: str) -> tuple[XidEvent, ...]:
@@ -274,6 +255,7 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
     """Return all limits and resources that affect a training run."""
     world = situation.world
     limits = world.calls.limits
+    quota, source = processor_quota(world)
     return SystemFacts(
         container=evidence.system.container.value if evidence.system.container else None,
         is_wsl=evidence.system.wsl is not None,
@@ -284,7 +266,7 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
         rooms=tuple(_room(world, role, path, "statvfs") for role, path in _places(situation)),
         memory_bytes=_memory(world),
         memory_limit=memory_limit(world),
-        processors=_processors(world),
+        processors=_try(source, lambda: Share(processors=world.calls.processors(), quota=quota)),
         open_files=_try("getrlimit RLIMIT_NOFILE", lambda: Bound(limit=limits("RLIMIT_NOFILE").soft)),
         open_files_hard=_try("getrlimit RLIMIT_NOFILE", lambda: Bound(limit=limits("RLIMIT_NOFILE").hard)),
         locked_memory=_try("getrlimit RLIMIT_MEMLOCK", lambda: Bound(limit=limits("RLIMIT_MEMLOCK").soft)),
@@ -329,11 +311,6 @@ def _memory(world: World) -> Signal[int]:
             # in KiB, although the kernel writes kB
             return Signal(value=int(line.split()[1]) * 1024, source=source)
     return Signal(source=source, unreadable="no MemTotal", code=None if world.system == "Linux" else "not-supported")
-
-
-def _processors(world: World) -> Signal[Share]:
-    quota, source = processor_quota(world)
-    return _try(source, lambda: Share(processors=world.calls.processors(), quota=quota))
 
 
 def _cpu(world: World) -> Signal[Cpu]:

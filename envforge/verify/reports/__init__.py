@@ -61,8 +61,7 @@ def comparison_to_json(comparison: FleetComparison) -> dict[str, Json]:
         {"machine": name, "rows": [{"group": row.group, "name": row.name} for row in rows]}
         for name, rows in comparison.outliers
     ]
-    result: dict[str, Json] = msgspec.to_builtins(comparison)
-    return {**result, "outliers": outliers}
+    return {**msgspec.to_builtins(comparison), "outliers": outliers}
 
 
 def report_html(shown: Presentation) -> str:

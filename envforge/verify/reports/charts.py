@@ -37,15 +37,10 @@ class BarChart:
     @property
     def widths(self) -> tuple[float, ...]:
         """The length of each bar, in percent of the longest."""
-        longest = max((bar.value for bar in self.bars if math.isfinite(bar.value)), default=0.0)
-        return tuple(_percent(bar.value, longest) for bar in self.bars)
-
-
-def _percent(value: float, longest: float) -> float:
-    # a measured time can be zero or, in a record from elsewhere, not a number
-    if not math.isfinite(value) or longest <= 0 or value <= 0:
-        return 0.0
-    return round(100 * value / longest, 2)
+        # a measured time can be zero or, in a record from elsewhere, not a number
+        values = [bar.value if math.isfinite(bar.value) else 0.0 for bar in self.bars]
+        longest = max(values, default=0.0)
+        return tuple(round(100 * value / longest, 2) if value > 0 else 0.0 for value in values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +85,9 @@ class CurveChart:
     def _path(self, values: Sequence[float]) -> str:
         height = (self.top - self.bottom) or 1.0  # a constant loss has no height
         parts, pen_is_down = [], False
-        for position in _thinned(len(values)):
+        last, shown = len(values) - 1, min(len(values), POINTS)
+        # at most ``POINTS`` positions, including the first and the last
+        for position in [round(number * last / max(shown - 1, 1)) for number in range(shown)]:
             value = values[position]
             if math.isfinite(value):
                 x = 100 * position / max(self.steps - 1, 1)
@@ -98,13 +95,6 @@ class CurveChart:
                 parts.append(f"{'L' if pen_is_down else 'M'}{x:.2f} {y:.2f}")
             pen_is_down = math.isfinite(value)  # a gap shows that the loss was not finite
         return "".join(parts)
-
-
-def _thinned(count: int) -> list[int]:
-    """Return at most ``POINTS`` positions, including the first and the last."""
-    if count <= POINTS:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (POINTS - 1)) for i in range(POINTS)})
 
 
 Chart = BarChart | CurveChart

@@ -77,12 +77,8 @@ class FleetComparison:
     @property
     def outliers(self) -> tuple[tuple[str, tuple[FleetRow, ...]], ...]:
         """Each machine that differs from the others, with the rows in which it does."""
-        found = []
-        for position, name in enumerate(self.machines):
-            rows = tuple(row for row in self.rows if row.cells[position].is_odd)
-            if rows:
-                found.append((name, rows))
-        return tuple(found)
+        odd = (tuple(row for row in self.rows if row.cells[at].is_odd) for at in range(len(self.machines)))
+        return tuple((name, rows) for name, rows in zip(self.machines, odd, strict=True) if rows)
 
     @property
     def has_many(self) -> bool:
@@ -135,20 +131,14 @@ def compare(reports: Mapping[str, Report], *, tolerance: float) -> FleetComparis
 
 
 def _fact_rows(reports: Sequence[Report]) -> Iterator[FleetRow]:
-    tables = [_facts(report) for report in reports]
+    # the facts that machines should have in common
+    tables = [
+        {(each.title, label): value for each in facts(report.record) if each.compared for label, value in each.rows}
+        for report in reports
+    ]
     for group, name in dict.fromkeys(key for table in tables for key in table):
         cells = _by_majority([table.get((group, name)) for table in tables])
         yield FleetRow(kind="fact", group=group, name=name, cells=cells, differs=_differ(cells))
-
-
-def _facts(report: Report) -> dict[tuple[str, str], str]:
-    """Return the facts that machines should have in common."""
-    return {
-        (section.title, label): value
-        for section in facts(report.record)
-        if section.compared
-        for label, value in section.rows
-    }
 
 
 def _by_majority(texts: Sequence[str | None]) -> tuple[Cell, ...]:

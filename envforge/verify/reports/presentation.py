@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from envforge import errors
@@ -116,9 +117,8 @@ class Presentation:
     @property
     def by_question(self) -> Mapping[Question, Sequence[Finding]]:
         """The findings of each question that has some, in the order of the checks."""
-        findings = self.report.findings
-        found = {question: [each for each in findings if each.question == question] for question in QUESTIONS}
-        return {question: findings for question, findings in found.items() if findings}
+        findings = sorted(self.report.findings, key=lambda finding: QUESTIONS.index(finding.question))
+        return {question: list(found) for question, found in groupby(findings, lambda finding: finding.question)}
 
     def fails(self, finding: Finding) -> bool:
         """Return whether a finding fails the run."""

@@ -59,14 +59,11 @@ EACH_DEVICE: View[DeviceFacts] = View(question="training", judged=_judged_device
 def measured(name: str, _kind: type[T], *, leads: bool = False) -> View[T]:
     """Return the view of one measurement of each device; without a value, it returns the judgement of ``absent``."""
 
-    def judged(record: Record, judge: Callable[[T], Judged]) -> Iterable[Judgement]:
-        def one_device(device: DeviceFacts) -> Judged:
-            signal: Signal[T] = getattr(device, name)
-            return absent(device, name, leads=leads) if signal.value is None else judge(signal.value)
+    def value_of(device: DeviceFacts) -> T | Judgement:
+        signal: Signal[T] = getattr(device, name)
+        return absent(device, name, leads=leads) if signal.value is None else signal.value
 
-        return _judged_devices(record, one_device)
-
-    return View(question="training", judged=judged, needs=(name,))
+    return EACH_DEVICE.part(value_of, (name,))
 
 
 def absent(device: DeviceFacts, name: str, *, leads: bool = False) -> Judgement:
@@ -95,6 +92,7 @@ def name_of(device: DeviceFacts) -> str:
 
 _learning = partial(check, group="learning", cost="default")
 _numerics = partial(check, group="numerics")
+_deep = partial(_numerics, cost="deep", row=46)
 
 
 @_learning("trains-on-gpu", "Training device", of=TRAINING, required=True, needs=("device",))
@@ -129,9 +127,7 @@ _SIGNALS = {
 }
 
 
-@_learning(
-    "process-died", "Exit of the measuring process", of=EACH_DEVICE, cost="default", required=True, needs=("device",)
-)
+@_learning("process-died", "Exit of the measuring process", of=EACH_DEVICE, required=True, needs=("device",))
 def _process_died(device: DeviceFacts) -> Judgement:
     """A crash or hang in the driver or a library stops the complete training run."""
     end = device.process
@@ -151,13 +147,7 @@ def _process_died(device: DeviceFacts) -> Judgement:
     )
 
 
-@_learning(
-    "project-not-importable",
-    "Import of the project's training code",
-    of=EACH_DEVICE,
-    cost="default",
-    needs=("project",),
-)
+@_learning("project-not-importable", "Import of the project's training code", of=EACH_DEVICE, needs=("project",))
 def _project_not_importable(device: DeviceFacts) -> Judgement:
     """If the code can't be imported, it can't be trained."""
     package, reason = device.project.value, device.project.unreadable
@@ -204,14 +194,7 @@ _convolution_wrong = _kernel_check("convolution", "Low-precision convolutions")
 _attention_wrong = _kernel_check("attention", "Low-precision attention")
 
 
-@_numerics(
-    "bits-change",
-    "Repeatability of a kernel",
-    of=measured("same_bits", SameBitsFacts, leads=True),
-    cost="deep",
-    row=46,
-    needs=("same_bits",),
-)
+@_deep("bits-change", "Repeatability of a kernel", of=measured("same_bits", SameBitsFacts, leads=True))
 def _bits_change(facts: SameBitsFacts) -> Judgement:
     """A GPU that sometimes computes wrong results reports no error; only the loss drifts."""
     source = "measurement `same_bits`"
@@ -226,7 +209,7 @@ def _bits_change(facts: SameBitsFacts) -> Judgement:
     )
 
 
-@_numerics("gpus-disagree", "Agreement of GPUs of one model", of=TRAINING, cost="deep", row=46, needs=("same_bits",))
+@_deep("gpus-disagree", "Agreement of GPUs of one model", of=TRAINING, needs=("same_bits",))
 def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
     """If one GPU differs from its equals, it is the broken one."""
     # compare the bits of the same kernels on GPUs of one model

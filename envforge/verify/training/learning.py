@@ -6,12 +6,11 @@ problem in the order of causes; the checks that it explains are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from envforge.verify.judging import Judged, View, check, counted, failed, passed, skipped, warned
-from envforge.verify.record import Record
 from envforge.verify.training.devices import EACH_DEVICE, LEARNING, absent, measured
 from envforge.verify.training.facts import DeviceFacts, LearningFacts, RepeatFacts, ScalerFacts
 from envforge.verify.values import Check, Judgement
@@ -25,26 +24,7 @@ _SCALER_SOURCE = "fp16, three updates"
 _check = partial(check, group="learning", cost="default")
 
 
-def _is_not_finite(facts: LearningFacts) -> bool:
-    return any(loss is None for loss in facts.losses) or bool(facts.weights_wild or facts.wild_gradient)
-
-
-def _is_constant(facts: LearningFacts) -> bool:
-    # two equal losses can be chance
-    return len(facts.losses) > 2 and len(set(facts.losses)) == 1
-
-
-def _has_no_gradients(facts: LearningFacts) -> bool:
-    return bool(facts.parameters) and len(facts.without_gradient) == facts.parameters
-
-
-def _has_zero_gradients(facts: LearningFacts) -> bool:
-    count = len(facts.without_gradient) + len(facts.zero_gradient)
-    return bool(facts.parameters) and count == facts.parameters
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Trend:
+class _Trend(NamedTuple):
     """The mean loss of the first and of the last tenth, and the bound of the last."""
 
     first: float
@@ -61,23 +41,20 @@ def _trend(facts: LearningFacts) -> _Trend | None:
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
     # a ratio of 1 or less accepts a run without learning; `smoke-thresholds` reports that
     ratio = facts.loss_ratio if facts.loss_ratio is not None and facts.loss_ratio > 1 else 1.0
-    return _Trend(first=first, last=last, bound=first * min(_LEAST_FALL, 1 / ratio))
-
-
-def _does_not_fall(facts: LearningFacts) -> bool:
-    trend = _trend(facts)
-    return trend is not None and trend.last > trend.bound
+    return _Trend(first, last, first * min(_LEAST_FALL, 1 / ratio))
 
 
 # the checks that explain the following ones, in the order of causes
 _CAUSES: dict[str, Callable[[LearningFacts], bool]] = {
-    "loss-not-finite": _is_not_finite,
-    "loss-constant": _is_constant,
-    "gradients-missing": _has_no_gradients,
-    "gradients-zero": _has_zero_gradients,
-    "weights-still": lambda facts: facts.weights_moved == 0,
-    "learning-stopped": lambda facts: facts.error is not None,
-    "loss-does-not-fall": _does_not_fall,
+    "loss-not-finite": lambda run: bool(None in run.losses or run.weights_wild or run.wild_gradient),
+    "loss-constant": lambda run: len(run.losses) > 2 and len(set(run.losses)) == 1,  # two equal ones can be chance
+    "gradients-missing": lambda run: bool(run.parameters) and len(run.without_gradient) == run.parameters,
+    "gradients-zero": lambda run: (
+        bool(run.parameters) and len(run.without_gradient) + len(run.zero_gradient) == run.parameters
+    ),
+    "weights-still": lambda run: run.weights_moved == 0,
+    "learning-stopped": lambda run: run.error is not None,
+    "loss-does-not-fall": lambda run: (trend := _trend(run)) is not None and trend.last > trend.bound,
 }
 
 
@@ -93,11 +70,7 @@ def earlier_problem(facts: LearningFacts | None, before: str) -> Judgement | Non
 
 def _check_of_run(check_id: str, title: str) -> Callable[[Callable[[LearningFacts], Judged]], Check]:
     """Return the decorator of a check that is skipped after an earlier problem."""
-
-    def judged(record: Record, judge: Callable[[LearningFacts], Judged]) -> Iterable[Judgement]:
-        return LEARNING.judged(record, lambda facts: earlier_problem(facts, check_id) or judge(facts))
-
-    return _check(check_id, title, of=View(question="training", judged=judged, needs=("learning",)))
+    return _check(check_id, title, of=LEARNING.part(lambda facts: earlier_problem(facts, check_id) or facts))
 
 
 @_check(
@@ -105,9 +78,9 @@ def _check_of_run(check_id: str, title: str) -> Callable[[Callable[[LearningFact
 )
 def _loss_not_finite(facts: LearningFacts) -> Judgement:
     """After one NaN in the weights, training continues but nothing is learned."""
-    if not _is_not_finite(facts):
+    if not _CAUSES["loss-not-finite"](facts):
         return passed(f"{counted(facts.updates, 'finite loss')}; {counted(facts.skipped, 'update')} skipped")
-    parts = [f"{sum(loss is None for loss in facts.losses)} of {len(facts.losses)} losses are not finite"]
+    parts = [f"{facts.losses.count(None)} of {len(facts.losses)} losses are not finite"]
     if facts.wild_gradient:
         parts.append(f"gradients of {_some(facts.wild_gradient)}")
     if facts.weights_wild:
@@ -123,7 +96,7 @@ def _some(names: tuple[str, ...]) -> str:
 @_check_of_run("loss-constant", "Variation of the loss")
 def _loss_constant(facts: LearningFacts) -> Judgement:
     """If the loss doesn't depend on the batch, the model can't learn from it."""
-    if _is_constant(facts):
+    if _CAUSES["loss-constant"](facts):
         observed = f"the same loss {facts.losses[0]} in {counted(len(facts.losses), 'update')}"
         return failed(observed, "a loss that depends on the batch")
     return passed("the loss changes from update to update")
@@ -134,7 +107,7 @@ def _gradients_missing(facts: LearningFacts) -> Judgement:
     """Without gradients, the optimizer changes nothing and reports no error."""
     if facts.parameters is None:
         return skipped("training stopped before the gradients were observed")
-    if _has_no_gradients(facts):
+    if _CAUSES["gradients-missing"](facts):
         return failed("no parameter has a gradient after an update", "a gradient for each parameter")
     # a parameter can be unused on purpose
     if facts.without_gradient:
@@ -148,7 +121,7 @@ def _gradients_zero(facts: LearningFacts) -> Judgement:
     """A graph that is cut produces zeros, not an error."""
     if facts.parameters is None:
         return skipped("training stopped before the gradients were observed")
-    if _has_zero_gradients(facts):
+    if _CAUSES["gradients-zero"](facts):
         return failed(f"the gradients of all {facts.parameters} parameters are zero", "nonzero gradients")
     norm = "unknown" if facts.gradient_norm is None else f"{facts.gradient_norm:.3g}"
     return passed(f"gradient norm {norm}, {counted(len(facts.zero_gradient), 'parameter')} with zero gradient")
@@ -179,7 +152,7 @@ def _loss_does_not_fall(facts: LearningFacts) -> Judgement:
         return skipped(f"{updates}: too few for a trend")
     observed = f"from {trend.first:.3f} to {trend.last:.3f} in {updates}"
     wanted = f"at most {trend.bound:.3f}: the project's own threshold, and at most {_LEAST_FALL:g} of the first loss"
-    return failed(observed, wanted) if _does_not_fall(facts) else passed(observed, wanted)
+    return (failed if trend.last > trend.bound else passed)(observed, wanted)
 
 
 @_check_of_run("metric-not-reached", "Metric on unseen data")
@@ -191,8 +164,7 @@ def _metric_not_reached(facts: LearningFacts) -> Judgement:
         return failed(f"{facts.metric} is not a number", f"{facts.reach:g} on unseen data")
     observed = f"{facts.metric} {facts.score:.3f} on unseen data"
     wanted = f"{'at least' if facts.higher_is_better else 'at most'} {facts.reach:g}"
-    reached = not _is_better(facts.reach, facts.score, facts)
-    return passed(observed, wanted) if reached else failed(observed, wanted)
+    return (failed if _is_better(facts.reach, facts.score, facts) else passed)(observed, wanted)
 
 
 def _is_better(value: float, other: float, facts: LearningFacts) -> bool:
@@ -265,20 +237,17 @@ def _non_finite_guard(device: DeviceFacts) -> Judgement:
 def _scaler(*, leads: bool) -> View[ScalerFacts]:
     """Return the view of the GradScaler; checks that don't lead are skipped if its gradients are wrong."""
 
-    def judged(record: Record, judge: Callable[[ScalerFacts], Judged]) -> Iterable[Judgement]:
-        def one_device(device: DeviceFacts) -> Judged:
-            facts = device.scaler.value
-            if facts is None:
-                return absent(device, "scaler", leads=leads)
-            # a loss that doesn't fall doesn't affect these checks
-            problem = earlier_problem(device.learning.value, "loss-does-not-fall")
-            if problem is None and not leads and _has_wrong_gradients(facts):
-                problem = skipped("nothing to judge: see `scaled-gradients-wrong`")
-            return problem or judge(facts)
+    def scaler_of(device: DeviceFacts) -> ScalerFacts | Judgement:
+        facts = device.scaler.value
+        if facts is None:
+            return absent(device, "scaler", leads=leads)
+        # a loss that doesn't fall doesn't affect these checks
+        problem = earlier_problem(device.learning.value, "loss-does-not-fall")
+        if problem is None and not leads and _has_wrong_gradients(facts):
+            problem = skipped("nothing to judge: see `scaled-gradients-wrong`")
+        return problem or facts
 
-        return EACH_DEVICE.judged(record, one_device)
-
-    return View(question="training", judged=judged, needs=("learning", "scaler"))
+    return EACH_DEVICE.part(scaler_of, ("learning", "scaler"))
 
 
 def _has_wrong_gradients(facts: ScalerFacts) -> bool:
@@ -311,9 +280,8 @@ def _scaler_no_step(facts: ScalerFacts) -> Judgement:
         return failed(f"no weight changed after {counted(len(run.losses), 'clean update')}", wanted, _SCALER_SOURCE)
     if run.wild:
         return failed(f"{run.wild} of {run.weights} weights are not finite", wanted, _SCALER_SOURCE)
-    return passed(
-        f"{counted(len(run.losses), 'update')} changed {run.moved} of {run.weights} weights", source=_SCALER_SOURCE
-    )
+    observed = f"{counted(len(run.losses), 'update')} changed {run.moved} of {run.weights} weights"
+    return passed(observed, source=_SCALER_SOURCE)
 
 
 @_check("scaler-no-backoff", "GradScaler after an overflow", of=_scaler(leads=False))

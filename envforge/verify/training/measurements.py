@@ -47,22 +47,15 @@ class Sample:
     values: dict[str, int]
 
 
-@dataclass(slots=True)
-class Samples:
-    """The samples, empty until the sampler has ended."""
-
-    said: tuple[Sample, ...] = ()
-
-
 def sampler_command() -> list[str]:
     """Return the command of the sampling process, which imports nothing from the current directory."""
     return [sys.executable, "-I", "-S", "-c", _START, *sys.path, str(Path(__file__).resolve().parents[3])]
 
 
 @contextlib.contextmanager
-def sampling(world: World) -> Iterator[Samples]:
-    """Sample while the block runs, and fill the samples when it ends."""
-    samples = Samples()
+def sampling(world: World) -> Iterator[list[Sample]]:
+    """Sample while the block runs, and fill the list when it ends."""
+    samples: list[Sample] = []
     # a pipe without a reader would block the sampler
     with tempfile.TemporaryFile() as file:
         process = subprocess.Popen(
@@ -81,7 +74,7 @@ def sampling(world: World) -> Iterator[Samples]:
             file.seek(0)
             lines = marked_lines(file.read().decode("utf-8", "replace"))
             # the last line can be incomplete, because the process was killed
-            samples.said = OUTPUT.convert(lines, tuple[Sample, ...])
+            samples += OUTPUT.convert(lines, list[Sample])
 
 
 def main() -> None:
@@ -105,12 +98,8 @@ def _gpus(pynvml: Any) -> Iterator[tuple[str, Any]]:
     for index in range(pynvml.nvmlDeviceGetCount()):
         with contextlib.suppress(pynvml.NVMLError):  # a lost GPU must not hide the others
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            yield _uuid(pynvml, handle), handle
-
-
-def _uuid(pynvml: Any, handle: Any) -> str:
-    value = pynvml.nvmlDeviceGetUUID(handle)
-    return value.decode() if isinstance(value, bytes) else str(value)
+            value = pynvml.nvmlDeviceGetUUID(handle)
+            yield value.decode() if isinstance(value, bytes) else str(value), handle
 
 
 # the values of a sample
@@ -126,6 +115,7 @@ _NVML = {
     "pcie_max_generation": call("nvmlDeviceGetMaxPcieLinkGeneration"),
     "pcie_max_width": call("nvmlDeviceGetMaxPcieLinkWidth"),
 }
+_HIGHEST = ("max_sm_clock_mhz", "temperature_c", *(name for name in _NVML if name.startswith("pcie_")))
 
 
 def _read(pynvml: Any, handle: Any) -> dict[str, int]:
@@ -155,28 +145,16 @@ def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float
         return Signal(source=source, unreadable="no NVML sample while the GPU was under load")
     values = {name: [sample.values[name] for sample in busy if name in sample.values] for name in _NVML}
     counted = Counter(reason.name for mask in values["reasons"] for reason in event_reasons(mask))
+    power, limit = values["power_mw"], values["power_limit_mw"]
     load = LoadFacts(
         samples=len(busy),
         reasons=dict(sorted(counted.items())) if values["reasons"] else None,
-        sm_clock_mhz=_middle(values["sm_clock_mhz"]),
-        max_sm_clock_mhz=max(values["max_sm_clock_mhz"], default=None),
-        power_w=_watts(_middle(values["power_mw"])),
-        power_limit_w=_watts(max(values["power_limit_mw"], default=None)),
-        temperature_c=max(values["temperature_c"], default=None),
-        pcie_generation=max(values["pcie_generation"], default=None),
-        pcie_width=max(values["pcie_width"], default=None),
-        pcie_max_generation=max(values["pcie_max_generation"], default=None),
-        pcie_max_width=max(values["pcie_max_width"], default=None),
+        sm_clock_mhz=int(median(values["sm_clock_mhz"])) if values["sm_clock_mhz"] else None,
+        power_w=int(median(power)) / 1000 if power else None,
+        power_limit_w=max(limit) / 1000 if limit else None,
+        **{name: max(values[name], default=None) for name in _HIGHEST},
     )
     return Signal(value=load, source=source)
-
-
-def _middle(values: Sequence[int]) -> int | None:
-    return int(median(values)) if values else None
-
-
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000
 
 
 _SLICE = re.compile(r"MIG (\d)g\.")
@@ -207,16 +185,18 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
 def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     """Return each row and the pattern of GPU names that it is for, the most specific first."""
     table = read_data("gpu_speeds.toml", dict[str, Any])
-    return tuple((re.compile(row["name"]), _floor(row, table["sources"])) for row in table["gpu"])
-
-
-def _floor(row: dict[str, Any], sources: dict[str, str]) -> SpeedFloor:
-    return SpeedFloor(
-        model=row["model"],
-        reference_tflops=float(row["reference_tflops"]),
-        floor_tflops=round(row["reference_tflops"] * row["floor_share"], 1),
-        source=sources[row["source"]],
-        checked=row["checked"],
+    return tuple(
+        (
+            re.compile(row["name"]),
+            SpeedFloor(
+                model=row["model"],
+                reference_tflops=float(row["reference_tflops"]),
+                floor_tflops=round(row["reference_tflops"] * row["floor_share"], 1),
+                source=table["sources"][row["source"]],
+                checked=row["checked"],
+            ),
+        )
+        for row in table["gpu"]
     )
 
 

@@ -28,7 +28,7 @@ from envforge.verify.environment.observe import (
     python_of,
 )
 from envforge.verify.training.facts import MEASUREMENTS, CollectiveFacts, DeviceFacts, TrainingFacts
-from envforge.verify.training.measurements import Samples, device_facts, sampling
+from envforge.verify.training.measurements import Sample, device_facts, sampling
 from envforge.verify.values import COSTS, Cost, Signal
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ class MeasurementProgress:
         elapsed_s = self.clock() - self._since
         if not self._running or elapsed_s < _QUIET_S:
             return
-        left_s = self._left(elapsed_s)
-        estimate = "" if left_s is None else f", about {_rounded(left_s)} left"
+        left_s, estimate = self._left(elapsed_s), ""
+        if left_s is not None:
+            rounded = f"{round(left_s / 60)} min" if left_s >= 90 else f"{max(5, 5 * round(left_s / 5))} s"
+            estimate = f", about {rounded} left"
         self.say(f"{self._line()} ({elapsed_s:.0f} s{estimate})")
 
     def _line(self) -> str:
@@ -102,10 +104,6 @@ class MeasurementProgress:
         return max(current_s - elapsed_s, 0.0) + scale * sum(MEASUREMENTS[name].typical_s for name in following)
 
 
-def _rounded(seconds: float) -> str:
-    return f"{round(seconds / 60)} min" if seconds >= 90 else f"{max(5, 5 * round(seconds / 5))} s"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Session:
     """The values that are the same for all devices; ``no_package`` is the reason why there is no package."""
@@ -118,12 +116,8 @@ class _Session:
 
     def child(self, *command: str) -> Child:
         """Return a process of the environment's Python."""
-        return Child(
-            command=command,
-            environment=self.environment,
-            folder=self.situation.project or self.situation.folder,
-            limit_s=self.situation.limit_s,
-        )
+        folder = self.situation.project or self.situation.folder
+        return Child(command=command, environment=self.environment, folder=folder, limit_s=self.situation.limit_s)
 
     def measuring(self, device: str, measures: tuple[str, ...]) -> Child:
         """Return the process that takes these measurements one after the other and reports its progress."""
@@ -140,10 +134,10 @@ class _Session:
     def measures(self, *, on_gpu: bool, apart: bool) -> tuple[str, ...]:
         """Return the measurements that a selected check needs and this device can take."""
         possible = measures_of(self.situation.depth, has_project=self.package is not None, on_gpu=on_gpu, apart=apart)
-        wanted = {name for name in possible if self.situation.wants(name)}
-        if any(MEASUREMENTS[name].of_project for name in MEASUREMENTS if self.situation.wants(name)):
+        wanted = {name for name in MEASUREMENTS if self.situation.wants(name)}
+        if any(MEASUREMENTS[name].of_project for name in wanted):
             wanted.add("project")
-        if any(self.situation.wants(name) for name in MEASUREMENTS):
+        if wanted:
             wanted.add("device")
         return tuple(name for name in possible if name in wanted)
 
@@ -164,13 +158,8 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool, apart: bool = F
 def observe_training(situation: Situation) -> TrainingFacts:
     """Measure every GPU that torch finds, or else the CPU, and record why no GPU was used."""
     machine = probe(situation.world)
-    known = machine_facts(machine)
-    facts = TrainingFacts(
-        python=None,
-        driver=known["driver"],
-        machine_gpus=known["machine_gpus"],
-        locked=locked_torch(situation.lock, machine.platform),
-    )
+    known = {name: value for name, value in machine_facts(machine).items() if name in ("driver", "machine_gpus")}
+    facts = TrainingFacts(python=None, locked=locked_torch(situation.lock, machine.platform), **known)
     state, text = prefix_state(situation.prefix)
     python = python_of(situation.prefix) if situation.prefix is not None else None
     if situation.prefix is None or python is None or state not in ("finished", "foreign", "virtual"):
@@ -234,9 +223,9 @@ def _measure(session: _Session, device: str) -> DeviceFacts | None:
     asked = session.measures(on_gpu=on_gpu, apart=False)
     if not asked:
         return None
-    with sampling(session.situation.world) if on_gpu else nullcontext(Samples()) as samples:
+    with sampling(session.situation.world) if on_gpu else nullcontext[list[Sample]]([]) as samples:
         end, lines = run_child(session.measuring(device, asked))
-    facts = device_facts(device, asked, end, lines, samples.said)
+    facts = device_facts(device, asked, end, lines, samples)
     if session.package is None:
         facts = replace(facts, project=Signal(unreadable=session.no_package))
     if end.is_good:  # a broken driver would cost the time limit again
@@ -264,18 +253,16 @@ def _with_collective(facts: TrainingFacts, session: _Session, gpus: int) -> Trai
     session.situation.say(what)
     child = session.child(*torchrun, str(PROGRAMS / "envforge_measures" / "collective.py"), backend)
     end, lines = run_child(replace(child, tick=lambda elapsed_s: session.situation.say(f"{what} ({elapsed_s:.0f} s)")))
-    source = f"torchrun --nproc-per-node {ranks}, {backend}"
+    found: Signal[CollectiveFacts] = Signal(source=f"torchrun --nproc-per-node {ranks}, {backend}")
     said = [line for line in lines if line.get("event") == "rank"]  # torchrun mixes the output of its processes
-    if len(said) != ranks:
+    if len(said) == ranks:
+        # the slowest process decides when all have the sum
+        size, seconds = int(said[0]["bytes"]), max(float(line["seconds"]) for line in said)
+        bus = size / seconds * 2 * (ranks - 1) / ranks  # bus bandwidth as in nccl-tests
+        sums = tuple(line["sum"] for line in said)
+        found = replace(found, value=CollectiveFacts(backend=backend, ranks=ranks, sums=sums, bus_bytes_per_s=bus))
+    else:
         last = end.stderr.splitlines()[-1] if end.stderr else "no output"
         why = f"{len(said)} of {ranks} processes finished: {end.in_words}: {last[:300]}"
-        return replace(facts, collective=Signal(source=source, unreadable=why), collective_process=end)
-    # the slowest process decides when all have the sum
-    size, seconds = int(said[0]["bytes"]), max(float(line["seconds"]) for line in said)
-    value = CollectiveFacts(
-        backend=backend,
-        ranks=ranks,
-        sums=tuple(line["sum"] for line in said),
-        bus_bytes_per_s=size / seconds * 2 * (ranks - 1) / ranks,  # bus bandwidth as in nccl-tests
-    )
-    return replace(facts, collective=Signal(value=value, source=source), collective_process=end)
+        found = replace(found, unreadable=why)
+    return replace(facts, collective=found, collective_process=end)

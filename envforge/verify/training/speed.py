@@ -33,6 +33,7 @@ _LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
 
 _check = partial(check, group="speed", cost="default")
 _of_gpu = partial(_check, of=EACH_DEVICE, severity=Verdict.WARN)
+_collective = partial(_check, group="several-gpus", needs=("collective",))
 
 
 @_of_gpu("amp-speed", "Speed of AMP and fp32", needs=("compare",))
@@ -108,11 +109,9 @@ def _speed_floor(device: DeviceFacts) -> Judgement:
     source = f"{floor.source}, {floor.checked}"
     if found.low_tflops >= floor.floor_tflops:
         return passed(observed, wanted, source)
-    cause = _cause(device.load.value)
     # at most a fifth of the published speed: broken, not only slow
-    if found.low_tflops < floor.floor_tflops / 2:
-        return failed(f"{observed}{cause}", wanted, source, command=_LOOK)
-    return warned(f"{observed}{cause}", wanted, source, command=_LOOK)
+    judgement = failed if found.low_tflops < floor.floor_tflops / 2 else warned
+    return judgement(f"{observed}{_cause(device.load.value)}", wanted, source, command=_LOOK)
 
 
 def _cause(load: LoadFacts | None) -> str:
@@ -166,16 +165,15 @@ def _slow_copies(device: DeviceFacts) -> Judgement:
     if load is None or not load.pcie_generation or not load.pcie_width or load.pcie_generation not in _LANE:
         return info(f"{observed}; the PCIe link is unknown, so there is nothing to compare with")
     link = _LANE[load.pcie_generation] * load.pcie_width
-    slower = _below_its_link(load)
-    if slower:
+    if slower := _below_its_link(load):
         wanted = f"PCIe {load.pcie_max_generation} with {load.pcie_max_width} lanes, which GPU and machine support"
         return warned(f"{slower} under load; {observed}", wanted, device.load.source, command=_PCI)
     wanted = (
         f"at least {_SHARE * link:.1f} GB/s: {_SHARE:g} of PCIe {load.pcie_generation} with {load.pcie_width} lanes"
     )
-    if min(up, down) < _SHARE * link:
-        return warned(observed, wanted, "pinned memory, 256 MiB; NVML", command=_PCI)
-    return passed(observed, wanted, "pinned memory, 256 MiB; NVML")
+    source = "pinned memory, 256 MiB; NVML"
+    is_slow = min(up, down) < _SHARE * link
+    return warned(observed, wanted, source, command=_PCI) if is_slow else passed(observed, wanted, source)
 
 
 def _below_its_link(load: LoadFacts) -> str:
@@ -221,15 +219,7 @@ def _compile_fails(device: DeviceFacts) -> Judgement:
     return passed(f"one step in {facts.seconds:.0f} s including compilation; {observed}", wanted=wanted)
 
 
-@check(
-    "all-reduce-wrong",
-    "All-reduce over several processes",
-    of=TRAINING,
-    group="several-gpus",
-    cost="default",
-    row=45,
-    needs=("collective",),
-)
+@_collective("all-reduce-wrong", "All-reduce over several processes", of=TRAINING, row=45)
 def _all_reduce_wrong(facts: TrainingFacts) -> Judgement:
     """Multi-GPU training adds gradients. A link that hangs or computes wrong sums stops or corrupts it."""
     collective, source = facts.collective.value, facts.collective.source

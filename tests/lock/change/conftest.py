@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from envforge.base.net import MIRRORS_VARIABLE, Mirrors
+from envforge.base.urls import MIRRORS_VARIABLE, Mirrors
 from envforge.lock.lockfile import update_sha256
 from envforge.lock.request import Cutoff, LockRequest
 from tests.lock.support import LockFolder, at_work

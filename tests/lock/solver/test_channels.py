@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.lock.solver.request import Naming
 from tests.lock.solver.channel import package
 from tests.lock.solver.conftest import Ask

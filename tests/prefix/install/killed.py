@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from envforge.base.process import exit_process
+from envforge.errors import exit_process
 from envforge.prefix.install import install
 from envforge.prefix.values import InstallRequest
 from tests.prefix.install.support import NO_WAIT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.base.net import Mirrors
+from envforge.base.urls import Mirrors
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
 from envforge.prefix.fetch import open_wire, size_of

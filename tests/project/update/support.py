@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envforge.lock.environment_spec import render_texts
-from envforge.project.place import place
-from envforge.project.plan import Project, plan_project
+from envforge.project.plan import Project, place, plan_project
 from envforge.project.record import TemplateOrigin, need_project_file
-from envforge.project.template_source import open_template
+from envforge.project.templates import open_template
 from envforge.project.update import Locks, Update, UpdateRequest, apply, plan_update
 from tests.project import builds
 

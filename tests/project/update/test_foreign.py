@@ -14,7 +14,8 @@ from envforge.base.jinja import TemplateError
 from envforge.cli import main
 from envforge.errors import EnvforgeError
 from envforge.project.record import need_project_file
-from envforge.project.template_source import MOST_BYTES, MOST_FILES, open_template
+from envforge.project.template_source import MOST_BYTES, MOST_FILES
+from envforge.project.templates import open_template
 from tests.catalogue.support import git
 from tests.project.update.support import FILES, LINES, MANIFEST, World
 

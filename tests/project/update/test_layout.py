@@ -9,7 +9,7 @@ import pytest
 from envforge.errors import EnvforgeError
 from envforge.project import update
 from envforge.project.record import need_project_file
-from envforge.project.template_source import open_template
+from envforge.project.templates import open_template
 from tests.templates.conftest import write_project
 
 

@@ -10,8 +10,8 @@ import pytest
 from envforge.base.process import ProcessEnd
 from envforge.base.terms import ComputeCapability
 from envforge.verify.checks import judge
+from envforge.verify.environment.checks import supports
 from envforge.verify.environment.facts import AuditDifference, CudaFacts, Library, NumpyFacts, Toolchain, VisibleGpu
-from envforge.verify.environment.pytorch import supports
 from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.records import (

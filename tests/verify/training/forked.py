@@ -14,8 +14,8 @@ from typing import Any
 import sklearn.datasets  # type: ignore[import-untyped]  # noqa: F401 - imported once for all forks
 import torch
 
-from envforge.verify.training import envforge_measures as main
-from envforge.verify.training.envforge_measures import context, device, learning, speed  # noqa: F401 - once for all
+from envforge.programs import envforge_measures as main
+from envforge.programs.envforge_measures import context, device, learning, speed  # noqa: F401 - once for all
 from tests.templates.conftest import PACKAGE
 
 assert sys.platform != "win32"

@@ -11,13 +11,13 @@ torch = pytest.importorskip("torch")
 
 
 def context_of(folder: Path, lines: list[dict[str, Any]]) -> Any:
-    from envforge.verify.training.envforge_measures.context import Context
+    from envforge.programs.envforge_measures.context import Context
 
     return Context({"device": "cpu", "tiny": True}, str(folder), lines.append)
 
 
 def test_models_are_timed_in_each_precision(tmp_path: Path) -> None:
-    from envforge.verify.training.envforge_measures.models import language_model, models
+    from tools.gpu_acceptance.measures import language_model, models
 
     lines: list[dict[str, Any]] = []
     context = context_of(tmp_path, lines)
@@ -32,7 +32,7 @@ def test_models_are_timed_in_each_precision(tmp_path: Path) -> None:
 
 
 def test_variants_are_measured_in_low_precision(tmp_path: Path) -> None:
-    from envforge.verify.training.envforge_measures.models import compilation, graphs
+    from tools.gpu_acceptance.measures import compilation, graphs
 
     context = context_of(tmp_path, [])
     compiled = compilation(context)["runs"]
@@ -42,28 +42,29 @@ def test_variants_are_measured_in_low_precision(tmp_path: Path) -> None:
         ("gpt2-size", 2, "bf16"),
     ]
     assert [run for run in compiled if run.get("step_s", 0) <= 0] == []
-    assert {run["error"] for run in graphs(context)["runs"]} == {"CUDA graphs require a GPU"}
+    assert {run["error"] for run in graphs(context)["runs"]} == {"RuntimeError: CUDA graphs require a GPU"}
 
 
 def test_a_model_that_does_not_fit_has_an_error(tmp_path: Path) -> None:
-    from envforge.verify.training.envforge_measures.models import Reference, run
+    from envforge.programs.envforge_measures.models import Reference, measured
 
     def build() -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    found = run(context_of(tmp_path, []), Reference("large", build, (2,), (3, 32, 32)), 2, "fp32")
-    assert found == {"error": "OutOfMemoryError: CUDA out of memory"}
+    runs = measured(context_of(tmp_path, []), [Reference("large", build, (2,), (3, 32, 32))])["runs"]
+    assert {run["error"] for run in runs} == {"OutOfMemoryError: CUDA out of memory"}
 
 
 def test_reference_models_have_the_size_of_those_in_published_figures() -> None:
-    from envforge.verify.training.envforge_measures.models import Decoder, Transformer, residual
+    from envforge.programs.envforge_measures.models import Transformer, residual
+    from tools.gpu_acceptance.measures import Decoder
 
     sizes = [sum(each.numel() for each in model.parameters()) for model in (residual(), Transformer(), Decoder())]
     assert sizes == [25_557_032, 86_566_120, 124_439_808]
 
 
 def test_language_model_does_not_see_later_words() -> None:
-    from envforge.verify.training.envforge_measures.models import TINY_TEXTS
+    from tools.gpu_acceptance.measures import TINY_TEXTS
 
     model = TINY_TEXTS[0].build().eval()
     tokens, _ = TINY_TEXTS[0].batch(1, torch.device("cpu"))
@@ -75,7 +76,7 @@ def test_language_model_does_not_see_later_words() -> None:
 
 
 def test_repeated_convolution_uses_cudnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from envforge.verify.training.envforge_measures import device
+    from envforge.programs.envforge_measures import device
 
     seen: list[tuple[bool, bool]] = []
     convolve = torch.nn.functional.conv2d
@@ -91,7 +92,8 @@ def test_repeated_convolution_uses_cudnn(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.gpu
 def test_a_captured_step_trains_like_the_step_itself() -> None:
-    from envforge.verify.training.envforge_measures.models import WARM, _captured
+    from envforge.programs.envforge_measures.models import WARM
+    from tools.gpu_acceptance.measures import _captured
 
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU here")
@@ -122,14 +124,15 @@ def test_a_captured_step_trains_like_the_step_itself() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", ["eager", "graph", "compile"])
 def test_each_variant_runs_on_a_gpu(tmp_path: Path, variant: str) -> None:
-    from envforge.verify.training.envforge_measures.context import Context
-    from envforge.verify.training.envforge_measures.models import TINY_IMAGES, TINY_TEXTS, run
+    from envforge.programs.envforge_measures.context import Context
+    from envforge.programs.envforge_measures.models import run
+    from tools.gpu_acceptance import measures
 
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU here")
     context = Context({"device": "cuda:0", "tiny": True}, str(tmp_path), print)
-    for reference in (*TINY_IMAGES, *TINY_TEXTS):
-        found = run(context, reference, 2, context.low, variant)
+    for reference in (*measures.TINY_IMAGES, *measures.TINY_TEXTS):
+        found = run(context, reference, 2, context.low, getattr(measures, variant))
         assert found.get("step_s", 0) > 0, found
         assert found["peak_memory_bytes"] > 0
 

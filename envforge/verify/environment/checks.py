@@ -1,8 +1,11 @@
-"""Check the imported torch: its libraries, its build, the GPUs that it finds, and its kernels."""
+"""Check that the environment is complete and matches its lockfile, and check the torch that its Python imports.
+
+The checks of torch are about its libraries, its build, the GPUs that it finds, and its kernels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,19 +14,160 @@ from packaging.version import Version
 from envforge.base.redact import quoted
 from envforge.base.terms import CPU, ComputeCapability, WheelTag
 from envforge.pytorch.fit import has_code, has_ptx
-from envforge.pytorch.selection import Build
-from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
-from envforge.verify.environment.packages import ENVIRONMENT
-from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, unknown, unread, warned
+from envforge.pytorch.matrix import Build
+from envforge.verify.environment.facts import AuditDifference, EnvironmentFacts, LockedTorch, PythonFacts, TorchFacts
+from envforge.verify.judging import check, counted, facts_of, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.reference_data import matrix
-from envforge.verify.record import Record
 from envforge.verify.values import Judgement, Verdict
 
+_FILES = ("file-changed", "file-missing", "file-stray")
+_SHOWN = 3
+_IGNORE_PYTHONPATH = "unset PYTHONPATH"
+_IGNORE_USER_SITE = "export PYTHONNOUSERSITE=1"
+
+ENVIRONMENT = facts_of("environment")
+
+_packages = partial(check, of=ENVIRONMENT, group="packages")
+_audited_packages = partial(_packages, cost="default", needs=("audit",))
+_check = partial(check, group="libraries", needs=("python",))
+
+
+@_packages("environment-missing", "State of the environment")
+def _missing(facts: EnvironmentFacts) -> Judgement:
+    """An interrupted installation leaves an environment in which some packages work and others fail."""
+    if facts.state == "finished":
+        return passed(facts.state_text)
+    if facts.state in ("foreign", "virtual"):
+        return info(facts.state_text)
+    if facts.state == "none":
+        return skipped(facts.state_text)
+    command = facts.with_prefix("envforge install")
+    return failed(facts.state_text, "a complete environment", facts.prefix or "", command=command)
+
+
+@_audited_packages("environment-drift", "Packages compared with the lockfile", row=38)
+def _drift(facts: EnvironmentFacts) -> Judgement:
+    """If a package differs from the lockfile, no other machine can reproduce the results."""
+    # `files-changed` and `packages-twice` report the others
+    found = [item for item in _all(facts) if not item.kind.startswith("file-") and item.kind != "owned-twice"]
+    return _audited(facts, found, "every package as in the lockfile")
+
+
+@_audited_packages("files-changed", "Files compared with their packages", row=39)
+def _files(facts: EnvironmentFacts) -> Judgement:
+    """A file changed after installation is different code under the same version. `pip check` can't detect it."""
+    return _audited(facts, [item for item in _all(facts) if item.kind in _FILES], "every file as in its package")
+
+
+def _all(facts: EnvironmentFacts) -> tuple[AuditDifference, ...]:
+    return facts.audit.value.drift if facts.audit.value is not None else ()
+
+
+def _audited(facts: EnvironmentFacts, found: list[AuditDifference], wanted: str) -> Judgement:
+    audit, source = facts.audit.value, facts.audit.source
+    if facts.state == "virtual":
+        return skipped(f"{facts.state_text}: only conda and envforge environments can be audited")
+    if facts.state not in ("finished", "foreign"):
+        return skipped(f"nothing to compare: {facts.state_text}")
+    if audit is None and facts.state == "foreign" and facts.locked.value is None:
+        return skipped(f"{facts.state_text}, and there is no lockfile to compare it with")
+    if audit is None:
+        command = facts.with_prefix("envforge audit")
+        return unread(facts.audit, "the environment could not be audited", command=command)
+    if found:
+        more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        words = "; ".join(item.text for item in found[:_SHOWN]) + more
+        return failed(words, f"{wanted} (`{audit.lockfile}`)", source, command=facts.repair_command)
+    total = f"{counted(audit.packages, 'package')} and {counted(audit.files, 'file')}, digest {audit.digest[:12]}"
+    return passed(total, wanted, source)
+
+
+@_audited_packages("packages-twice", "Libraries owned by both conda and pip", severity=Verdict.WARN, row=34)
+def _twice(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    """Two owners overwrite each other's files, so the version depends on which was installed last."""
+    audit, source = facts.audit.value, facts.audit.source
+    if audit is None:
+        yield skipped("the environment was not audited: see `environment-drift`")
+        return
+    found = [item for item in (*audit.drift, *audit.warnings) if item.kind == "owned-twice"]
+    if not found:
+        yield passed("no library is owned by both conda and pip", source=source)
+    for item in found:
+        command = facts.repair_command
+        yield warned(item.text, "one owner for each library", source, subject=item.package, command=command)
+
+
+@_check("torch-import-failed", "Import of torch", of=ENVIRONMENT, required=True)
+def _import(facts: EnvironmentFacts) -> Judgement:
+    """Training requires `import torch`. A crash during the import terminates the interpreter."""
+    torch, reason = facts.torch.value, facts.torch.unreadable
+    if facts.process is None:
+        return skipped(f"nothing was imported: {reason}")
+    if torch is not None:
+        return passed(f"torch {torch.version} in {torch.seconds:.1f} s", source=torch.file)
+    observed = f"`import torch` failed: {reason}" if facts.python.value else f"Python failed to start: {reason}"
+    return failed(
+        observed[:1500],
+        "a successful `import torch`",
+        facts.torch.source,
+        why=_meaning(facts),
+        command=facts.repair_command,
+    )
+
+
+def _meaning(facts: EnvironmentFacts) -> str:
+    """Return the known reason for this kind of failure."""
+    end = facts.process
+    if end is not None and end.signal == "SIGILL":
+        return "SIGILL: a library was built for a newer CPU (x86-64-v3, AVX-512)."
+    if end is not None and end.signal in ("SIGSEGV", "SIGABRT", "SIGBUS"):
+        return f"{end.signal}: usually a library of another build, or two OpenMP runtimes in one process."
+    if end is not None and end.exit_code is None:
+        return "The import hangs: the driver or a file system doesn't respond."
+    if facts.torch.code == "undefined-symbol":
+        return "LD_LIBRARY_PATH or LD_PRELOAD loads a CUDA library of another version before the environment's own."
+    return ""
+
+
+@_check("import-isolation", "Directories that Python imports from", of=ENVIRONMENT, row=40)
+def _isolation(facts: EnvironmentFacts) -> Judgement:
+    """PYTHONPATH, the user's site-packages, or a file named torch.py can shadow the installed torch."""
+    python, isolated, source = facts.python.value, facts.isolated_torch.value, facts.python.source
+    if facts.process is None:
+        return skipped(f"nothing was imported: {facts.python.unreadable}")
+    if python is None:
+        return unread(facts.python, "Python did not report its import paths")
+    if python.torch_origin is not None and python.torch_origin != isolated:
+        cause, command = _shadowed_by(python, python.torch_origin)
+        words = f"`import torch` imports `{python.torch_origin}` because of {cause}"
+        return failed(words, f"torch of the environment: {isolated or 'it has none'}", source, command=command)
+    if stray := _stray_places(python):
+        words = "Python also imports from " + ", ".join(f"`{place}`" for place in stray)
+        command = _IGNORE_PYTHONPATH if python.user_site is None else f"{_IGNORE_PYTHONPATH}; {_IGNORE_USER_SITE}"
+        return warned(words, "imports only from the environment", source, command=command)
+    if python.outside:
+        words = "Python also imports from " + ", ".join(f"`{place}`" for place in python.outside)
+        return info(words, "imports only from the environment and from editable installs (`pip install -e`)", source)
+    return passed(f"Python {python.version} imports only from its own environment", source=source)
+
+
+def _shadowed_by(python: PythonFacts, origin: str) -> tuple[str, str]:
+    """Return what makes Python import another torch, and the command that shows or removes it."""
+    if python.user_site is not None and origin.startswith(python.user_site):
+        return "the user's site-packages", _IGNORE_USER_SITE
+    if python.python_path:
+        return "PYTHONPATH", _IGNORE_PYTHONPATH
+    return "the current directory", f"ls -l {quoted(origin)}"
+
+
+def _stray_places(python: PythonFacts) -> list[str]:
+    """Return import directories that no ``.pth`` file adds, such as PYTHONPATH and the user's site-packages."""
+    added = {entry.partition(": ")[2] for entry in python.pth}
+    places = (*(place for place in python.outside if place not in added), python.user_site)
+    return [place for place in dict.fromkeys(places) if place is not None]
+
+
 _OPENMP = ("libgomp", "libiomp5", "libomp")
-_CUDA_LIBRARIES = (
-    "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
-    "libcufft", "libcurand", "libtorch", "libc10",
-)  # fmt: skip
 _MAPS = "/proc/self/maps after import torch"
 
 
@@ -35,19 +179,14 @@ class TorchCase:
     torch: TorchFacts
 
 
-def _of_torch(record: Record, judge: Callable[[TorchCase], Judged]) -> Iterable[Judgement]:
-    def with_torch(facts: EnvironmentFacts) -> Judged:
-        if facts.torch.value is None:
-            return skipped("torch was not imported: see `torch-import-failed`")
-        return judge(TorchCase(facts=facts, torch=facts.torch.value))
-
-    return ENVIRONMENT.judged(record, with_torch)
+def _with_torch(facts: EnvironmentFacts) -> TorchCase | Judgement:
+    if facts.torch.value is None:
+        return skipped("torch was not imported: see `torch-import-failed`")
+    return TorchCase(facts=facts, torch=facts.torch.value)
 
 
-TORCH = View(question="environment", judged=_of_torch)
+TORCH = ENVIRONMENT.part(_with_torch)
 """The environment, for checks that are skipped if torch was not imported."""
-
-_check = partial(check, group="libraries", needs=("python",))
 
 
 @_check("library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, row=32)
@@ -57,7 +196,7 @@ def _outside(case: TorchCase) -> Iterator[Judgement]:
     if libraries is None:
         yield unread(facts.libraries, "the loaded libraries are unknown")
         return
-    outside = [library for library in libraries if not library.inside and library.family in _CUDA_LIBRARIES]
+    outside = [library for library in libraries if not library.inside and library.family not in (*_OPENMP, "libmkl")]
     for library in outside:
         words, command = f"`{library.path}` is loaded", facts.command_without_library_path
         if added_by := _added_by(facts, library.path):
@@ -281,18 +420,10 @@ def supports(torch: TorchFacts, platform: str, capability: ComputeCapability) ->
     return has_code(build, capability, matrix()) or has_ptx(build, capability, matrix())
 
 
-@_check(
-    "compile-toolchain",
-    "Toolchain for torch.compile",
-    of=ENVIRONMENT,
-    severity=Verdict.WARN,
-    cost="deep",
-    row=48,
-    needs=("python",),
-)
+@_check("compile-toolchain", "Toolchain for torch.compile", of=ENVIRONMENT, severity=Verdict.WARN, cost="deep", row=48)
 def _toolchain(facts: EnvironmentFacts) -> Judgement:
     """torch.compile compiles code at run time: `Failed to find C compiler`, `cannot find -lcuda`."""
-    tools, torch = facts.toolchain.value, facts.torch.value
+    tools, torch, source = facts.toolchain.value, facts.torch.value, facts.toolchain.source
     if tools is None:
         return skipped(f"nothing was imported: {facts.toolchain.unreadable}")
     needed = {"a C compiler (cc, gcc or clang)": tools.compiler, "Python.h": tools.python_header}
@@ -301,12 +432,6 @@ def _toolchain(facts: EnvironmentFacts) -> Judgement:
     missing = [name for name, found in needed.items() if found is None]
     if not missing:
         return passed(f"{tools.compiler}, Python.h" + (", triton" if tools.triton else ""))
-    command, source = _toolchain_command(facts, missing), facts.toolchain.source
-    return warned(f"missing: {', '.join(missing)}", ", ".join(needed), source, command=command)
-
-
-def _toolchain_command(facts: EnvironmentFacts, missing: Sequence[str]) -> str:
-    if list(missing) == ["triton"]:
-        return facts.repair_command
     platform = facts.platform if facts.platform.startswith("linux-") else "linux-64"
-    return f"envforge add gcc_{platform} gxx_{platform}"
+    command = facts.repair_command if missing == ["triton"] else f"envforge add gcc_{platform} gxx_{platform}"
+    return warned(f"missing: {', '.join(missing)}", ", ".join(needed), source, command=command)

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,6 @@ class Context:
         self.scratch = scratch
         self.say = say
         self.device = torch.device(specification["device"])
-        self.tiny = bool(specification.get("tiny"))  # models that a CPU trains in a moment
         if self.on_gpu:
             torch.cuda.set_device(self.device)
         else:
@@ -84,6 +84,15 @@ class Context:
         """Wait for the device."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], Any], times: int = 1) -> float:
+        """Return the time that the device needs to do something ``times`` times."""
+        self.synchronize()
+        started = time.perf_counter()
+        for _ in range(times):
+            work()
+        self.synchronize()
+        return time.perf_counter() - started
 
 
 class TrainedProject:

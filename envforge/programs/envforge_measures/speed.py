@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,21 +36,12 @@ def _flops(context: Context, dtype: torch.dtype, size: int, seconds: float) -> f
     right = torch.randn(size, size, device=context.device).to(dtype)
     out = torch.empty(size, size, device=context.device, dtype=dtype)
     best = 0.0
-    _repeat(context, lambda: torch.mm(left, right, out=out), 2)  # cuBLAS selects its kernel
+    context.seconds(lambda: torch.mm(left, right, out=out), 2)  # cuBLAS selects its kernel
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        took = _repeat(context, lambda: torch.mm(left, right, out=out), 4)
+        took = context.seconds(lambda: torch.mm(left, right, out=out), 4)
         best = max(best, 4 * 2 * float(size) ** 3 / took / 1e12)
     return best
-
-
-def _repeat(context: Context, work: Callable[[], Any], times: int) -> float:
-    context.synchronize()
-    started = time.perf_counter()
-    for _ in range(times):
-        work()
-    context.synchronize()
-    return time.perf_counter() - started
 
 
 def transfer(context: Context) -> dict[str, Any]:
@@ -60,8 +50,8 @@ def transfer(context: Context) -> dict[str, Any]:
     host = torch.empty(size, dtype=torch.uint8).pin_memory()  # the driver copies other memory twice
     there = torch.empty(size, dtype=torch.uint8, device=context.device)
     began = time.time()
-    up = min(_repeat(context, lambda: there.copy_(host, non_blocking=True), 2) / 2 for _ in range(5))
-    down = min(_repeat(context, lambda: host.copy_(there, non_blocking=True), 2) / 2 for _ in range(5))
+    up = min(context.seconds(lambda: there.copy_(host, non_blocking=True), 2) / 2 for _ in range(5))
+    down = min(context.seconds(lambda: host.copy_(there, non_blocking=True), 2) / 2 for _ in range(5))
     context.say({"event": "copies", "from": began, "to": time.time()})
     return {"to_device_bytes_per_s": size / up, "from_device_bytes_per_s": size / down}
 

@@ -59,12 +59,12 @@ def test_loopback_index_gives_public_addresses_hashes_and_metadata(tmp_path: Pat
         downloads = Downloads(mirrors_to(server.url), lambda step: None)
         (torch,) = downloads.page("https://download.pytorch.org/whl/cu126", "torch").files
         (triton,) = downloads.page("https://download.pytorch.org/whl/cu126", "triton").files
-        metadata = downloads.metadata(torch).as_string()
+        metadata = downloads.metadata(torch).as_string().rstrip()
         missing = downloads.page("https://download.pytorch.org/whl/cu126", "numpy")
         downloads.close()
     assert (torch.url, torch.sha256, torch.requires_python) == (TORCH.url, TORCH.sha256, ">=3.10")
     assert (triton.url, triton.sha256) == (TRITON.url, TRITON.sha256)
-    assert metadata == TORCH.metadata
+    assert metadata == TORCH.metadata.rstrip()
     assert metadata.splitlines()[3:] == [
         "Requires-Python: >=3.10",
         "Provides-Extra: yaml",

@@ -175,13 +175,13 @@ _Options = TypedDict(
 )
 
 
-class _File(_Options):
+class _ListedFile(_Options):
     url: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Listing:
-    files: tuple[_File, ...]
+    files: tuple[_ListedFile, ...]
 
 
 def _json_files(text: str, base: str) -> Iterator[IndexFile]:
@@ -192,7 +192,7 @@ def _json_files(text: str, base: str) -> Iterator[IndexFile]:
         yield _json_file(entry, base)
 
 
-def _json_file(entry: _File, base: str) -> IndexFile:
+def _json_file(entry: _ListedFile, base: str) -> IndexFile:
     metadata = entry.get("core-metadata", entry.get("dist-info-metadata", False))
     url = urldefrag(urljoin(base, entry["url"]))[0]
     return IndexFile(

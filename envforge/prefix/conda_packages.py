@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -321,7 +320,7 @@ def _check_spellings(artifact: Artifact, info: Path, listed: Collection[str]) ->
     if path.suffix != ".json":
         waiting = data.decode().splitlines()
     elif _ODD_SPELLING.search(data):
-        waiting = [json.loads(data)]
+        waiting = [_info_file(artifact, path.name).read_json(data, object)]
     while waiting:
         match waiting.pop():
             case str() as text if text != (name := PurePath(text).as_posix()) and name in listed:
@@ -330,6 +329,15 @@ def _check_spellings(artifact: Artifact, info: Path, listed: Collection[str]) ->
                 waiting += values.values()
             case list() as values:
                 waiting += values
+
+
+def _info_file(artifact: Artifact, name: str) -> Document:
+    return Document(
+        damaged=f"the file `{_INFO}/{name}` of `{artifact.file_name}` is invalid",
+        error=EnvforgeError,
+        code="archive-damaged",
+        hints=lambda: (_EXCLUDE,),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -349,12 +357,7 @@ def _programs(artifact: Artifact, folder: Path) -> tuple[str, ...]:
     path = folder / _INFO / "link.json"
     if not path.exists():
         return ()
-    document = Document(
-        damaged=f"the file `info/link.json` of `{artifact.file_name}` is invalid",
-        error=EnvforgeError,
-        code="archive-damaged",
-        hints=lambda: (_EXCLUDE,),
-    )
+    document = _info_file(artifact, path.name)
     # decoded here, because rattler accepts only UTF-8
     points = document.read_json(document.read_bytes(path).decode(), _LinkFile).noarch.entry_points
     for point in points:

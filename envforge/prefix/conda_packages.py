@@ -320,7 +320,7 @@ def _check_spellings(artifact: Artifact, info: Path, listed: Collection[str]) ->
     if path.suffix != ".json":
         waiting = data.decode().splitlines()
     elif _ODD_SPELLING.search(data):
-        waiting = [_info_file(artifact, path.name).read_json(data, object)]
+        waiting = [_info_file(artifact, path.name).read_json(data, dict[str, Any])]
     while waiting:
         match waiting.pop():
             case str() as text if text != (name := PurePath(text).as_posix()) and name in listed:

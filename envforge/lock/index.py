@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +35,12 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
+from envforge.base.net import credentials_hints
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.condalock import Solve, SolvedPackage, read_solve
 from envforge.lock.match_spec import BadSpecError, parse_spec
-from envforge.lock.names import NameMapping, is_torch_family
+from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads, IndexFile, Link, Page, quoted, render_page
 from envforge.lock.platforms import MACHINES, marker_environment
 from envforge.lock.python_index import PythonIndex
@@ -255,6 +257,11 @@ class PlatformIndex:
         indexes = self._indexes(name)
         for index in indexes:
             page = self._read(index, name)
+            # as uv: rejected credentials must not select the package of a later index; PyTorch's has 403 for 404
+            is_followed = indexes is self.sources.other and index != indexes[-1]
+            if is_followed and page.status == HTTPStatus.FORBIDDEN and not torch_indexes((index,)):
+                message = f"`{show_url(page.url)}` returned HTTP 403, so `{name}` isn't taken from a later index"
+                raise OutsideError(message, hint=credentials_hints(index), code="http-status")
             fitting = [offer for offer in (self._offer(name, index, file) for file in page.files) if offer]
             found = [(rank, o) for rank, o in fitting if not self.wanted.cutoff.excludes(o.file.uploaded)]
             newer = len(fitting) - len(found)

@@ -204,6 +204,19 @@ def test_package_that_an_index_lists_is_not_taken_from_a_later_one(
         assert "/simple/wanted/" not in public.paths()
 
 
+def test_index_that_rejects_credentials_does_not_lead_to_a_later_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry(HELPER, WANTED) as public, Loopback(lambda _: Response(body=b"", status=403)) as own:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{public.url}/simple")
+        indexes = (f"{PUBLIC}/cu118", f"{own.url}/simple")
+        world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted"), indexes=indexes))
+        with pytest.raises(EnvforgeError, match=rf"`{own.url}/simple/wanted/` returned HTTP 403") as caught:
+            world.lock()
+        assert caught.value.hint == "add credentials for `127.0.0.1` to `~/.netrc` or the keyring"
+        assert "/simple/wanted/" not in public.paths()
+
+
 def direct(one: Wheel, extra: str = "") -> str:
     return f"{one.name}{extra} @ {PUBLIC}/cu118/{one.file_name}#sha256={one.sha256}"
 

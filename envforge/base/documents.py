@@ -241,7 +241,9 @@ def _count(text: str | bytes, marks: str) -> int:
 
 
 # few documents match: looking at every value takes long
-_MAY_BE_ODD = r"\\u[dD]|\b(?:[\d_:]{19}|0[xX][\da-fA-F_]{16}|0b[01_]{63})|[eE]\+?\d{3}|\b(?i:nan|inf|infinity)\b"
+_MAY_BE_ODD = (
+    r"\\u[dD]|\b(?:[\d_:]{19}|0[xX][\da-fA-F_]{16}|0b[01_]{63})|[\d.][eE]\+?\d{3,}\b|\b(?i:nan|inf|infinity)\b"
+)
 _MAY_BE_ODD_TEXT, _MAY_BE_ODD_BYTES = re.compile(_MAY_BE_ODD), re.compile(_MAY_BE_ODD.encode())
 
 

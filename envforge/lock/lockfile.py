@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -374,12 +375,28 @@ def update_sha256(text: str) -> str:
     return text.replace(recorded, _content_sha256(document)) if recorded else text
 
 
+_MOST_TAGS = 1000  # of a wheel; real ones have up to 20
+
+
+def count_tags(file_name: str) -> int:
+    """Return the number of tags in the file name of a wheel: each combination of three lists, separated by dots."""
+    return math.prod(part.count(".") + 1 for part in file_name.removesuffix(".whl").split("-")[-3:])
+
+
+def check_package_url(url: str) -> None:
+    """Raise ``ValueError`` if ``url`` isn't a URL, or is the one of a wheel whose tags would take long to parse."""
+    Url.parse(url)
+    name = unquote(re.split("[?#]", url)[0].rpartition("/")[2])
+    if name.endswith(".whl") and count_tags(name) > _MOST_TAGS:
+        raise ValueError(f"its file name has more than {_MOST_TAGS:,} tags")
+
+
 def _package(document: Document, number: int, entry: _LockPackage) -> LockedPackage:
     is_git = entry.url.startswith("git+")
     kind: type[_GitHashes | _LockedHashes] = _GitHashes if is_git else _LockedHashes
     digests = document.convert(entry.hash, kind, f"package[{number}].hash")
     try:
-        Url.parse(entry.url)
+        check_package_url(entry.url)
     except ValueError as error:
         raise document.fault(f"package[{number}].url", f"a URL ({error})", show_url(entry.url)) from error
     return LockedPackage(

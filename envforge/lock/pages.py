@@ -12,7 +12,6 @@ import hashlib
 import html
 import io
 import itertools
-import math
 import re
 import tempfile
 import zipfile
@@ -32,6 +31,7 @@ from envforge.base.documents import Document, Natural, matching
 from envforge.base.net import TRANSIENT, Client, NetworkError, Response, credentials_hints, unreachable_hints
 from envforge.base.urls import Mirrors, show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
+from envforge.lock.lockfile import count_tags
 from envforge.lock.plan import LARGEST_METADATA
 from envforge.lock.request import LockProgress, LockStep, read_moment
 
@@ -92,8 +92,7 @@ def _files(text: str, base: str, *, is_json: bool) -> tuple[IndexFile, ...]:
     files = tuple(itertools.islice((_json_files if is_json else _html_files)(text, base), _MOST_FILES + 1))
     if len(files) > _MOST_FILES:
         raise ValueError(f"it has more than {_MOST_FILES:,} files")
-    wheels = [file.file_name.split("-")[-3:] for file in files if file.file_name.endswith(".whl")]
-    if sum(math.prod(part.count(".") + 1 for part in tags) for tags in wheels) > _MOST_PARSED:
+    if sum(count_tags(file.file_name) for file in files if file.file_name.endswith(".whl")) > _MOST_PARSED:
         raise ValueError(f"it has more than {_MOST_PARSED:,} tags")
     if sum(map(len, {file.requires_python or "" for file in files})) > _MOST_PARSED:
         raise ValueError(f"its `requires-python` have more than {_MOST_PARSED:,} characters")

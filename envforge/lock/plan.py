@@ -21,7 +21,15 @@ from packaging.version import Version
 from envforge.base.files import regular
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile, reached
+from envforge.lock.lockfile import (
+    LockedPackage,
+    Lockfile,
+    LockfileError,
+    Manager,
+    check_package_url,
+    parse_lockfile,
+    reached,
+)
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, is_pylock, lock_command
 
 LARGEST_METADATA = 2_000_000  # bytes of METADATA and WHEEL, whose parser needs forty times as many
@@ -371,6 +379,10 @@ def _of_archive(url: str, where: str, number: int) -> tuple[str, str]:
 
 def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
     parts = unquote(url.rsplit("/", 1)[-1]).split("-")
+    try:
+        check_package_url(url)
+    except ValueError as error:
+        raise _explicit_fault(where, number, f"the URL of a wheel ({error})", url) from error
     if len(parts) not in {5, 6}:
         raise _explicit_fault(where, number, "the URL of a wheel", url)
     return parts[0].lower().replace("_", "-"), parts[1]

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
-from envforge.base.urls import Url, show_url
+from envforge.base.urls import show_url
 from envforge.errors import Hint, printable
 from envforge.lock.lockfile import (
     CATEGORIES,
@@ -31,6 +31,7 @@ from envforge.lock.lockfile import (
     LockfileError,
     VariableName,
     VariableValue,
+    check_package_url,
     text_of,
     variables_text,
 )
@@ -330,7 +331,7 @@ def _of_package(
 def _check_file(document: Document, package: _PylockPackage, file: _File, path: str) -> None:
     """Raise ``LockfileError`` if uv and pip would install something else from this entry than envforge."""
     try:
-        Url.parse(file.url)
+        check_package_url(file.url)
     except ValueError as error:
         raise document.fault(f"{path}.url", f"a URL ({error})", show_url(file.url)) from error
     if file.name not in {"", file.file_name}:

@@ -6,6 +6,7 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import parse_lockfile
+from envforge.lock.plan import parse_any_lock
 
 PACKAGE = """\
 - name: a
@@ -52,6 +53,27 @@ def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str)
 def test_an_empty_file_is_not_a_lockfile() -> None:
     with pytest.raises(EnvforgeError, match=r"`my\.yml` is not a lockfile"):
         parse_lockfile("", "my.yml")
+
+
+def test_wheel_with_many_tags_is_not_parsed() -> None:
+    tags = ".".join("abcdefghijk")
+    url = f"https://example.org/x-1-{tags}-{tags}-{tags}.whl"
+    pylock = f"""lock-version = "1.0"
+created-by = "envforge"
+requires-python = "==3.11.*"
+environments = ["sys_platform == 'linux' and platform_machine == 'x86_64'"]
+[[packages]]
+name = "x"
+version = "1"
+wheels = [{{url = "{url}", hashes = {{sha256 = "{"a" * 64}"}}}}]
+"""
+    for text, name in (
+        (LOCK.replace("https://example.org/a.conda", url), "conda-lock.yml"),
+        (f"@EXPLICIT\n# pip x @ {url} --hash=sha256:{'a' * 64}\n", "explicit.txt"),
+        (pylock, "pylock.toml"),
+    ):
+        with pytest.raises(EnvforgeError, match=r"its file name has more than 1,000 tags"):
+            parse_any_lock(text, name, "linux-64")
 
 
 @pytest.mark.parametrize("url", ["http://[::1/src-1.0-0.conda", "http://user:S3CRETp4ss@host:port/x.conda", "x.conda"])

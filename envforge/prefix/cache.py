@@ -22,12 +22,12 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISDIR
 
 from envforge.base.files import file_lock, regular, write_atomic
 from envforge.base.urls import show_url
@@ -234,7 +234,7 @@ def walk(folder: Path, *, skip: Collection[str] = ()) -> Iterator[tuple[str, os.
         with os.scandir(place) as entries:
             for entry in entries:
                 state = entry.stat(follow_symlinks=False)
-                if not S_ISDIR(state.st_mode):
+                if not stat.S_ISDIR(state.st_mode):
                     yield beginning + entry.name, entry, state
                 elif entry.name not in skip:
                     yield beginning + entry.name, entry, state
@@ -309,6 +309,74 @@ def need_room(path: Path, wanted: int, purpose: str) -> None:
             hint=CACHE_HINTS,
             code="disk-full",
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class Tree:
+    """The unpacked files of a package: a row for each, directories, links with their targets, and mtimes."""
+
+    rows: list[str] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    folders: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    strange: list[str] = field(default_factory=list)
+    mtimes_ns: list[int] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the listing: path, target, size, mtime, inode, and mode of each file."""
+        text = "\0\0".join(sorted(self.rows))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_tree(folder: Path, *, umask: int | None = None) -> Tree:
+    """List the files below a directory; with ``umask``, give each the mode that it would have if it were created now.
+
+    Only whether the owner may write or execute a file is taken from its package: it could permit writing to anyone.
+    """
+    tree = Tree()
+    for name, entry, state in walk(folder):
+        if umask is not None and not stat.S_ISLNK(state.st_mode):
+            state = _with_umask(entry, state, umask)  # noqa: PLW2901 - a directory can be read only after that
+        if stat.S_ISDIR(state.st_mode):
+            tree.folders.append(name)
+            continue
+        target = ""
+        if stat.S_ISLNK(state.st_mode):
+            target = tree.links[name] = os.readlink(entry.path)  # noqa: PTH115 - a Path for each file is slow
+        elif not stat.S_ISREG(state.st_mode) or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
+            tree.strange.append(name)
+        tree.files.add(name)
+        tree.rows.append(f"{name}\0{target}\0{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}")
+        tree.mtimes_ns.append(state.st_mtime_ns)
+        tree.size += state.st_size
+    return tree
+
+
+def _with_umask(entry: os.DirEntry[str], state: os.stat_result, umask: int) -> os.stat_result:
+    owner = stat.S_IRWXU if stat.S_ISDIR(state.st_mode) else state.st_mode & stat.S_IRWXU | stat.S_IRUSR
+    mode = (owner | owner >> 3 | owner >> 6) & ~umask
+    if stat.S_IMODE(state.st_mode) == mode or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        return state
+    os.chmod(entry.path, mode)  # noqa: PTH101 - a Path for each file is slow
+    return entry.stat(follow_symlinks=False) if os.name == "nt" else os.lstat(entry.path)
+
+
+def standing_tree(folder: Path, archive: Path) -> Tree | None:
+    """Return the unpacked files of a conda package if all are unchanged since they were checked, else None."""
+    try:
+        noted = regular(mark(archive)).read_text(encoding="ascii")
+        tree = read_tree(folder)
+    except (OSError, UnicodeDecodeError):
+        return None
+    return tree if noted == f"{SEEN_SCHEMA}\n{tree.digest}\n" else None
+
+
+def note_tree(tree: Tree, archive: Path, whole_at_ns: int) -> None:
+    """Record unpacked files that were intact at ``whole_at_ns``, unless one may have changed since then."""
+    if max(tree.mtimes_ns, default=0) < settled_before(tree.mtimes_ns, whole_at_ns):
+        write_mark(archive, f"{tree.digest}\n")
 
 
 # `clean` must know of installs into any prefix; the system releases these locks when a process dies

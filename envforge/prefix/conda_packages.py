@@ -1,7 +1,7 @@
 """Unpack conda packages, check what was unpacked, and link it into a prefix.
 
-rattler unpacks an archive into a directory of the cache. The list of files that rattler will link, as rattler parses
-it, and the unpacked files are checked there, before the prefix changes. They are checked again only if they changed.
+rattler unpacks an archive into a directory of the cache. The files are checked there, before the prefix changes, and
+checked again only if they changed.
 """
 
 from __future__ import annotations
@@ -10,42 +10,35 @@ import asyncio
 import hashlib
 import os
 import posixpath
-import re
 import shutil
-import stat
 import sys
 import tempfile
 import time
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from pathlib import Path
 
 import rattler
 from rattler import exceptions
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
 from rattler.package_streaming import extract
 
-from envforge.base.documents import Document
-from envforge.base.files import current_umask, file_lock, regular
+from envforge.base.files import current_umask, file_lock
 from envforge.base.urls import show_url
-from envforge.errors import EnvforgeError, Hint, OutsideError, printable
+from envforge.errors import EnvforgeError, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
-from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import (
     CACHE_HINTS,
-    SEEN_SCHEMA,
     Store,
+    Tree,
     Unpacked,
     digest_of,
     hash_file,
-    mark,
-    settled_before,
-    walk,
-    write_mark,
+    note_tree,
+    read_tree,
+    standing_tree,
 )
 from envforge.prefix.conda_history import with_request
 from envforge.prefix.fetch import Fetched
@@ -58,10 +51,19 @@ from envforge.prefix.installed import (
     save_record,
 )
 from envforge.prefix.journal import record_fault
+from envforge.prefix.package_checks import (
+    INFO,
+    RESERVED,
+    SHORTEST_PLACEHOLDER,
+    archive_damaged,
+    check_path,
+    check_unpacked,
+    placeholders,
+    read_programs,
+    refused,
+)
 from envforge.prefix.values import InstallProgress, InstallRequest
 
-_RESERVED = {"conda-meta", ENVFORGE_DIRECTORY, "__clobbers__"}  # the last one is of rattler
-_INFO = "info"
 _MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
 # of rattler, which have no common base: which of them an invalid file raises isn't documented
 _ERRORS: tuple[type[Exception], ...] = (
@@ -69,83 +71,7 @@ _ERRORS: tuple[type[Exception], ...] = (
     OSError,
     ValueError,
 )
-_LARGEST_METADATA = 1 << 25  # bytes; a list of 100,000 files has 20 MB
-_MOST_ROWS = 500_000
-_ODD_SPELLING = re.compile(rb'\\[u/]|/\.?[/"]|"\./')  # in a list, which is parsed again only if it has one
 _PROBE_BYTES = 1 << 20
-_SHORTEST_PLACEHOLDER = 32  # characters, in a binary file; conda-build used this length before it used 255
-_MOST_PLACEHOLDERS = 100_000  # in a text file, each of which grows by up to 1,000 characters
-_LONGEST_PROGRAM = 200  # bytes; file systems allow 255, and Windows needs an ending
-_IDENTIFIERS = r"\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\s*"
-_ENTRY_POINT = re.compile(rf"[^=]+={_IDENTIFIERS}:{_IDENTIFIERS}", re.ASCII)
-
-
-@dataclass(kw_only=True, slots=True)
-class Tree:
-    """The unpacked files of a package: a row for each, directories, links with their targets, and mtimes."""
-
-    rows: list[str] = field(default_factory=list)
-    files: set[str] = field(default_factory=set)
-    folders: list[str] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
-    strange: list[str] = field(default_factory=list)
-    mtimes_ns: list[int] = field(default_factory=list)
-    size: int = 0
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the listing: path, target, size, mtime, inode, and mode of each file."""
-        text = "\0\0".join(sorted(self.rows))
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def read_tree(folder: Path, *, umask: int | None = None) -> Tree:
-    """List the files below a directory; with ``umask``, give each the mode that it would have if it were created now.
-
-    Only whether the owner may write or execute a file is taken from its package: it could permit writing to anyone.
-    """
-    tree = Tree()
-    for name, entry, state in walk(folder):
-        if umask is not None and not stat.S_ISLNK(state.st_mode):
-            state = _with_umask(entry, state, umask)  # noqa: PLW2901 - a directory can be read only after that
-        if stat.S_ISDIR(state.st_mode):
-            tree.folders.append(name)
-            continue
-        target = ""
-        if stat.S_ISLNK(state.st_mode):
-            target = tree.links[name] = os.readlink(entry.path)  # noqa: PTH115 - a Path for each file is slow
-        elif not stat.S_ISREG(state.st_mode) or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
-            tree.strange.append(name)
-        tree.files.add(name)
-        tree.rows.append(f"{name}\0{target}\0{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}")
-        tree.mtimes_ns.append(state.st_mtime_ns)
-        tree.size += state.st_size
-    return tree
-
-
-def _with_umask(entry: os.DirEntry[str], state: os.stat_result, umask: int) -> os.stat_result:
-    owner = stat.S_IRWXU if stat.S_ISDIR(state.st_mode) else state.st_mode & stat.S_IRWXU | stat.S_IRUSR
-    mode = (owner | owner >> 3 | owner >> 6) & ~umask
-    if stat.S_IMODE(state.st_mode) == mode or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
-        return state
-    os.chmod(entry.path, mode)  # noqa: PTH101 - a Path for each file is slow
-    return entry.stat(follow_symlinks=False) if os.name == "nt" else os.lstat(entry.path)
-
-
-def standing_tree(folder: Path, archive: Path) -> Tree | None:
-    """Return the unpacked files of a conda package if all are unchanged since they were checked, else None."""
-    try:
-        noted = regular(mark(archive)).read_text(encoding="ascii")
-        tree = read_tree(folder)
-    except (OSError, UnicodeDecodeError):
-        return None
-    return tree if noted == f"{SEEN_SCHEMA}\n{tree.digest}\n" else None
-
-
-def note_tree(tree: Tree, archive: Path, whole_at_ns: int) -> None:
-    """Record unpacked files that were intact at ``whole_at_ns``, unless one may have changed since then."""
-    if max(tree.mtimes_ns, default=0) < settled_before(tree.mtimes_ns, whole_at_ns):
-        write_mark(archive, f"{tree.digest}\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,13 +114,13 @@ def _is_intact(folder: Path, tree: Tree, kept: Unpacked) -> bool:
 
 
 def _paths_sha256(folder: Path) -> bytes:
-    path = folder / _INFO / "paths.json"
+    path = folder / INFO / "paths.json"
     return hash_file(str(path), hashlib.sha256()).encode() if path.is_file() else b""
 
 
 def _archive(item: Fetched, record: rattler.RepoDataRecord, tree: Tree, folder: Path) -> Archive:
     is_noarch = record.noarch.python
-    programs = _programs(item.artifact, folder) if is_noarch else ()
+    programs = read_programs(item.artifact, folder) if is_noarch else ()
     return Archive(item=item, record=record, is_noarch=is_noarch, tree=tree, folder=folder, programs=programs)
 
 
@@ -222,7 +148,8 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
                 unpacked_bytes=tree.size,
                 record=_paths_sha256(fresh),
             )
-            record = _check_unpacked(item, fresh, tree, platform, kept)
+            check_unpacked(item.artifact, fresh, tree, platform)
+            record = _read_record(item, fresh, kept)
             archive = replace(_archive(item, record, tree, fresh), folder=folder)
             _replace(folder, fresh)
         except _ERRORS as error:
@@ -267,184 +194,12 @@ def _unwritable(folder: Path, error: OSError) -> OutsideError:
     )
 
 
-def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept: Unpacked) -> rattler.RepoDataRecord:
-    """Return the record; raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file, is not safe."""
-    for name in tree.strange:
-        raise refused(item.artifact, name, "is a device, a pipe, or a program that changes its user")
-    top = folder.resolve()
-    for name, target in tree.links.items():
-        arrived = Path(os.path.realpath(folder / name))
-        if not arrived.is_relative_to(top) or not _RESERVED.isdisjoint(arrived.relative_to(top).parts[:1]):
-            raise refused(item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`")
-    _check_size(item.artifact, folder)
-    seen: dict[str, str] = {}
-    # rattler's own parse, which accepts the older `info/files`, too, and is what it will link
-    for entry in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
-        name = entry.relative_path.as_posix()
-        check_path(item.artifact, name)
-        key = name if platform.startswith("linux-") else _folded(item.artifact, name, platform)
-        if key.split("/", 1)[0] == _INFO:
-            raise refused(item.artifact, name, f"is listed, but in `{_INFO}`, which is not installed")
-        if seen.get(key) == name:
-            raise archive_damaged(item.artifact, f"it lists `{printable(name)}` twice")
-        if seen.setdefault(key, name) != name:
-            raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
-        if name not in tree.files:
-            raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but contains no such file")
-        _check_listed(item.artifact, entry, folder / name)
-    _check_spellings(item.artifact, folder / _INFO, set(seen.values()))
-    return _read_record(item, folder, kept)
-
-
-def _check_size(artifact: Artifact, folder: Path) -> None:
-    """Raise ``EnvforgeError`` if rattler would need gigabytes to parse the metadata of a package."""
-    for name, marks in {"index.json": b"{[", "paths.json": b"{[", "link.json": b"{[", "files": b"\n"}.items():
-        path = folder / _INFO / name
-        if not path.is_file():
-            continue
-        size = path.stat().st_size
-        if size > _LARGEST_METADATA:
-            raise archive_damaged(artifact, f"its `{_INFO}/{name}` is too large: {size} bytes")
-        data = path.read_bytes()
-        if sum(data.count(mark) for mark in marks) > _MOST_ROWS:
-            raise archive_damaged(artifact, f"its `{_INFO}/{name}` has more than {_MOST_ROWS:,} rows")
-
-
-def _check_spellings(artifact: Artifact, info: Path, listed: Collection[str]) -> None:
-    """Raise ``EnvforgeError`` if a listed path is written as `a/`, which rattler can't link, but returns as `a`."""
-    path = info / "paths.json"
-    if not path.is_file():
-        path = info / "files"
-    data = path.read_bytes()
-    waiting: list[Any] = []
-    if path.suffix != ".json":
-        waiting = data.decode().splitlines()
-    elif _ODD_SPELLING.search(data):
-        waiting = [_info_file(artifact, path.name).read_json(data, dict[str, Any])]
-    while waiting:
-        match waiting.pop():
-            case str() as text if text != (name := PurePath(text).as_posix()) and name in listed:
-                raise archive_damaged(artifact, f"it lists `{printable(name)}` as `{printable(text)}`")
-            case dict() as values:
-                waiting += values.values()
-            case list() as values:
-                waiting += values
-
-
-def _info_file(artifact: Artifact, name: str) -> Document:
-    return Document(
-        damaged=f"the file `{_INFO}/{name}` of `{artifact.file_name}` is invalid",
-        error=EnvforgeError,
-        code="archive-damaged",
-        hints=lambda: (_EXCLUDE,),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Noarch:
-    type: Literal["python"]
-    entry_points: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LinkFile:
-    noarch: _Noarch
-    package_metadata_version: Literal[1]
-
-
-def _programs(artifact: Artifact, folder: Path) -> tuple[str, ...]:
-    """Return the names of the programs that rattler will write for the entry points of a package, which are checked."""
-    path = folder / _INFO / "link.json"
-    if not path.exists():
-        return ()
-    document = _info_file(artifact, path.name)
-    # decoded here, because rattler accepts only UTF-8
-    points = document.read_json(document.read_bytes(path).decode(), _LinkFile).noarch.entry_points
-    for point in points:
-        if not _ENTRY_POINT.fullmatch(point):
-            raise archive_damaged(artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
-        check_program(artifact, point.partition("=")[0].strip())
-    return tuple(point.partition("=")[0].strip() for point in points)
-
-
-def check_program(artifact: Artifact, name: str) -> None:
-    """Raise ``EnvforgeError`` unless the name of a program is one of a file in the directory of programs."""
-    if name in {"", ".", ".."} or not name.isprintable() or {"/", "\\"} & set(name):
-        raise refused(artifact, name, "is a program outside the directory of programs")
-    if len(name.encode()) > _LONGEST_PROGRAM:
-        raise refused(artifact, name, "is a program whose name is too long")
-    if re.fullmatch(r"pythonw?[0-9.]*t?(\.exe)?", name, re.IGNORECASE):
-        raise refused(artifact, name, "is a program that would replace Python")
-
-
-def _check_listed(artifact: Artifact, entry: rattler.PathsEntry, path: Path) -> None:
-    """Raise ``EnvforgeError`` if rattler can't link a listed file: it would stop with a half-linked prefix."""
-    kind = entry.path_type
-    if kind.directory or bool(kind.softlink) != path.is_symlink() or not (kind.softlink or path.is_file()):
-        listed = printable(entry.relative_path.as_posix())
-        raise archive_damaged(artifact, f"it lists `{listed}` as another kind of file than it is")
-    if entry.prefix_placeholder is not None:
-        if not path.is_file():
-            raise archive_damaged(artifact, f"`{printable(entry.relative_path.as_posix())}` has no text to replace")
-        _check_placeholder(artifact, entry.prefix_placeholder, path)
-
-
-def _check_placeholder(artifact: Artifact, placeholder: rattler.PrefixPlaceholder, path: Path) -> None:
-    """Raise ``EnvforgeError`` if a placeholder is none that a build tool writes, or would make a file enormous."""
-    text, is_binary = placeholder.placeholder, placeholder.file_mode.mode == "binary"
-    if not re.match(r"/|[A-Za-z]:[\\/]", text) or (is_binary and len(text) < _SHORTEST_PLACEHOLDER):
-        raise archive_damaged(artifact, f"`{printable(text)}` is not a placeholder of a prefix")
-    most = path.stat().st_size // len(text)
-    if not is_binary and most > _MOST_PLACEHOLDERS and path.read_bytes().count(text.encode()) > _MOST_PLACEHOLDERS:
-        raise archive_damaged(artifact, f"`{printable(path.name)}` contains `{printable(text)}` too often")
-
-
-def _folded(artifact: Artifact, name: str, platform: str) -> str:
-    """Return a key that is equal for all spellings of a path on the disks of macOS and Windows."""
-    if platform.startswith("win-") and any(":" in part or part.endswith((".", " ")) for part in name.split("/")):
-        raise refused(artifact, name, "has a name that Windows changes")
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-
-
-def check_path(artifact: Artifact, name: str, *, reserved: bool = True) -> None:
-    """Raise ``EnvforgeError`` unless a path of a package is relative and inside.
-
-    With ``reserved``, it may not be in the directories of conda's and envforge's own records either.
-    """
-    parts = re.split(r"[/\\]", name)
-    if "\0" in name or name[1:2] == ":" or not {"", ".", ".."}.isdisjoint(parts):
-        raise refused(artifact, name, "is a path outside the package")
-    if reserved and parts[0].lower() in _RESERVED:
-        raise refused(artifact, name, f"is in `{parts[0]}`, whose files only the installer writes")
-
-
-_EXCLUDE = Hint("once environment.yml excludes this build", "envforge lock")
-
-
-def refused(artifact: Artifact, member: str, reason: str) -> EnvforgeError:
-    """Return the error for a package that must not be installed because of one of its files."""
-    return EnvforgeError(
-        f"`{artifact.file_name}` is not safe to install: its file `{printable(member)}` {reason}",
-        hint=(Hint("nothing was installed; report this to the publisher"), _EXCLUDE),
-        code="archive-refused",
-    )
-
-
-def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
-    """Return the error for a package that has the locked checksum, but can't be read."""
-    return EnvforgeError(
-        f"`{artifact.file_name}` has the locked checksum, but is not a readable package: {reason}",
-        hint=(_EXCLUDE,),
-        code="archive-damaged",
-    )
-
-
 def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDataRecord:
     """Return the record of an unpacked package; raise ``EnvforgeError`` if it is not the locked package."""
     locked = item.artifact.package
     digests = {"sha256": kept.sha256, **({"md5": locked.md5} if locked.md5 else {})}
     try:
-        record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=kept.size, **digests)
+        record = rattler.PackageRecord.from_index_json(folder / INFO / "index.json", size=kept.size, **digests)
     except _ERRORS as error:
         raise archive_damaged(item.artifact, f"its record is not readable: {_causes(error)}") from error
     # as written, because rattler panics if the name in a lockfile differs from it only in case
@@ -545,7 +300,7 @@ class Joined:
             if followed > _MOST_LINKS or target.startswith("/"):
                 return None
             waiting += target.split("/")[::-1]
-        return None if done.split("/")[0].lower() in _RESERVED else done
+        return None if done.split("/")[0].lower() in RESERVED else done
 
     def _target(self, path: str) -> str | None:
         if path in self.links:
@@ -560,7 +315,7 @@ class Joined:
 
 def _is_linked(name: str) -> bool:
     """Return whether an unpacked file may be linked into the prefix; a package that lists its metadata is refused."""
-    return name.split("/", 1)[0] != _INFO
+    return name.split("/", 1)[0] != INFO
 
 
 def check_linkable(
@@ -585,10 +340,10 @@ def check_linkable(
             command="envforge add python",
             code="no-python",
         )
-    if length <= _SHORTEST_PLACEHOLDER or platform.startswith("win-"):
+    if length <= SHORTEST_PLACEHOLDER or platform.startswith("win-"):
         return
     for archive in chosen:
-        most = min(map(len, _placeholders(archive.folder)), default=length)
+        most = min(map(len, placeholders(archive.folder)), default=length)
         if most < length:
             raise EnvforgeError(
                 f"`{prefix}` is too long for `{archive.item.artifact.label}`: expected at most {most} bytes, "
@@ -596,13 +351,6 @@ def check_linkable(
                 hint="to use a directory with a shorter path, pass `--prefix DIR`",
                 code="prefix-unsuitable",
             )
-
-
-def _placeholders(folder: Path) -> Iterator[bytes]:
-    """Yield the placeholders in binary files, which a longer path can't replace."""
-    for row in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
-        if row.prefix_placeholder is not None and row.prefix_placeholder.file_mode.mode == "binary":
-            yield row.prefix_placeholder.placeholder.encode()
 
 
 def link(

@@ -39,14 +39,7 @@ from envforge.errors import Hint, OutsideError, printable
 from envforge.lock.plan import LARGEST_METADATA, Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store, Unpacked, digest_of, hash_file, identity, note_files, read_files
-from envforge.prefix.conda_packages import (
-    archive_damaged,
-    check_path,
-    check_program,
-    read_records,
-    refused,
-    site_packages_path,
-)
+from envforge.prefix.conda_packages import read_records, site_packages_path
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import (
     ORIGIN,
@@ -58,6 +51,7 @@ from envforge.prefix.installed import (
     sha256_of_row,
 )
 from envforge.prefix.journal import mark_writing, recreate_command
+from envforge.prefix.package_checks import archive_damaged, check_path, check_program, refused
 from envforge.prefix.relay import Relay, index_url, loopback_works, wheel_url
 from envforge.prefix.values import InstallProgress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages

@@ -25,8 +25,8 @@ from envforge.lock.plan import make_plan, read_any_lock
 from envforge.prefix import conda_packages
 from envforge.prefix import install as install_module
 from envforge.prefix import wheels as wheels_module
-from envforge.prefix.conda_packages import check_path
 from envforge.prefix.journal import read_journal
+from envforge.prefix.package_checks import check_path
 from envforge.prefix.wheels import Batch
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, Channel, File, Package, Written, text_package, write_package

@@ -11,8 +11,7 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.prefix.audit import AuditRequest, audit, repair
-from envforge.prefix.cache import mark
-from envforge.prefix.conda_packages import note_tree, read_tree, standing_tree
+from envforge.prefix.cache import mark, note_tree, read_tree, standing_tree
 from envforge.prefix.values import InstallRequest
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel

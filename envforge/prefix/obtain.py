@@ -17,9 +17,10 @@ from envforge.machine.world import World, usable_cpus
 from envforge.prefix.cache import Store, Unpacked, need_room
 from envforge.prefix.conda_packages import Archive, standing_archive, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
+from envforge.prefix.package_checks import check_wheel
 from envforge.prefix.relay import Relay, loopback_works
 from envforge.prefix.values import InstallProgress, InstallRequest, progress_step
-from envforge.prefix.wheels import check_wheel, unpack_wheels
+from envforge.prefix.wheels import unpack_wheels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

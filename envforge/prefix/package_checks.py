@@ -1,29 +1,39 @@
 """Reject a package that would write outside a prefix, or that can't be linked, before the prefix changes.
 
-What the libraries unpacked is checked, and the list of files as rattler parses it, because that is what it will link.
+Of a conda package, what rattler unpacked is checked, and the list of files as rattler parses it, because that is what
+it will link. uv rejects entry points and members outside their directories, and rewrites ``RECORD``. A wheel is checked
+before that, so that it fails before the prefix changes, and because of the data files, which uv copies anywhere in the
+prefix.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
+import struct
 import unicodedata
-from collections.abc import Collection, Iterator
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import rattler
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from envforge.base.documents import Document
 from envforge.errors import EnvforgeError, Hint, printable
-from envforge.lock.plan import Artifact
+from envforge.lock.plan import LARGEST_METADATA, Artifact, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import Tree
+from envforge.prefix.cache import Tree, Unpacked
+from envforge.prefix.installed import ORIGIN, read_record, sha256_of_row
 
 RESERVED = {"conda-meta", ENVFORGE_DIRECTORY, "__clobbers__"}  # the last one is of rattler
 INFO = "info"
-_LARGEST_METADATA = 1 << 25  # bytes; a list of 100,000 files has 20 MB
+_LARGEST_LIST = 1 << 25  # bytes; a list of 100,000 files has 20 MB
 _MOST_ROWS = 500_000
 _ODD_SPELLING = re.compile(rb'\\[u/]|/\.?[/"]|"\./')  # in a list, which is parsed again only if it has one
 SHORTEST_PLACEHOLDER = 32  # characters, in a binary file; conda-build used this length before it used 255
@@ -31,6 +41,12 @@ _MOST_PLACEHOLDERS = 100_000  # in a text file, each of which grows by up to 1,0
 _LONGEST_PROGRAM = 200  # bytes; file systems allow 255, and Windows needs an ending
 _IDENTIFIERS = r"\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\s*"
 _ENTRY_POINT = re.compile(rf"[^=]+={_IDENTIFIERS}:{_IDENTIFIERS}", re.ASCII)
+_LONGEST_NAME = 255  # bytes, of most file systems
+_LONGEST_PATH = 2000  # bytes; Linux permits 4095, the prefix included
+_LOCAL_HEADER = b"PK\3\4"
+_UTF8_FLAG = 0x800
+_LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
+_LARGEST_RECORD = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
 
 
 def check_unpacked(artifact: Artifact, folder: Path, tree: Tree, platform: str) -> None:
@@ -68,7 +84,7 @@ def _check_size(artifact: Artifact, folder: Path) -> None:
         if not path.is_file():
             continue
         size = path.stat().st_size
-        if size > _LARGEST_METADATA:
+        if size > _LARGEST_LIST:
             raise archive_damaged(artifact, f"its `{INFO}/{name}` is too large: {size} bytes")
         data = path.read_bytes()
         if sum(data.count(mark) for mark in marks) > _MOST_ROWS:
@@ -209,3 +225,155 @@ def placeholders(folder: Path) -> Iterator[bytes]:
     for row in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
         if row.prefix_placeholder is not None and row.prefix_placeholder.file_mode.mode == "binary":
             yield row.prefix_placeholder.placeholder.encode()
+
+
+_DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
+_PROGRAMS = {"[console_scripts]", "[gui_scripts]"}
+
+
+def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
+    """Return what is to be kept of a wheel.
+
+    Raises ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point is not safe. It is also raised for
+    metadata that uv rejects, because uv starts after the conda packages were linked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(members, artifact)
+            _check_local_headers(path, archive, artifact)
+            info = _dist_info(archive, artifact)
+            rows = _read(archive, f"{info}/RECORD", artifact)
+            names = {member.filename for member in members}
+            for name, digest, size in read_record(rows):
+                _check_member(name, artifact)
+                sha256_of_row(digest)
+                if (digest and name not in names) or not re.fullmatch(r"[0-9]{0,19}", size):
+                    raise archive_damaged(artifact, f"its `RECORD` is wrong about `{printable(name)}`")
+            _check_metadata(archive, info, artifact)
+            if f"{info}/{ORIGIN}" in archive.namelist():
+                raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
+            points = f"{info}/entry_points.txt"
+            text = _read(archive, points, artifact).decode("utf-8") if points in archive.namelist() else ""
+    except (zipfile.BadZipFile, struct.error, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        raise archive_damaged(artifact, str(error)) from error
+    for program in _programs(text):
+        check_program(artifact, program)
+    return Unpacked(
+        size=path.stat().st_size,
+        sha256=artifact.digest.hex,
+        unpacked_bytes=sum(member.file_size for member in members),
+        folders=tuple(sorted({member.filename.rpartition("/")[0] for member in members})),
+        record=rows,
+    )
+
+
+def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
+    """Return the name of the only ``.dist-info`` of a wheel, which must be the one of its file name."""
+    tops = {name.split("/", 1)[0] for name in archive.namelist()}
+    found = sorted(top for top in tops if top.endswith(".dist-info"))
+    wheel = wheel_of(artifact)
+    if [_named(name) for name in found] != [(wheel.name, Version(wheel.version))]:
+        named = ", ".join(f"`{printable(name)}`" for name in found) or "none"
+        expected = f"{wheel.name}-{wheel.version}.dist-info"
+        raise archive_damaged(artifact, f"expected one directory `{expected}`, found {named}")
+    return found[0]
+
+
+def _named(info: str) -> tuple[str, Version | None]:
+    """Return the normalized name and the version in the name of a ``.dist-info``."""
+    name, _, version = info.removesuffix(".dist-info").rpartition("-")
+    try:
+        return canonicalize_name(name), Version(version)
+    except ValueError:
+        return name, None
+
+
+def _check_metadata(archive: zipfile.ZipFile, info: str, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a wheel has another name, version, or format than its file name states."""
+    from email.parser import BytesHeaderParser  # noqa: PLC0415 - slow to import, and needed only for new wheels
+
+    parse = BytesHeaderParser().parsebytes
+    metadata = parse(_read(archive, f"{info}/METADATA", artifact))
+    found = f"{metadata['Name']}-{metadata['Version']}.dist-info"
+    if _named(found) != _named(info):
+        raise archive_damaged(artifact, f"its `METADATA` is of another package: `{printable(found[:-10])}`")
+    version = parse(_read(archive, f"{info}/WHEEL", artifact))["Wheel-Version"]
+    if not re.fullmatch(r"1\.[0-9]{1,9}", str(version).strip()):
+        raise archive_damaged(artifact, f"expected Wheel-Version `1.0`, found `{printable(str(version))}`")
+
+
+def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
+    """Return the content of a metadata file of a wheel."""
+    try:
+        size = archive.getinfo(name).file_size
+    except KeyError:
+        raise archive_damaged(artifact, f"it has no file `{name.rpartition('/')[2]}`") from None
+    most = LARGEST_METADATA if name.endswith(("/METADATA", "/WHEEL")) else _LARGEST_RECORD
+    if size > most:
+        raise archive_damaged(artifact, f"`{name}` is larger than {most // 1_000_000} MB")
+    return archive.read(name)
+
+
+def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
+    names: set[str] = set()
+    for member in members:
+        name = member.orig_filename.removesuffix("/")
+        _check_member(name, artifact)
+        mode = member.external_attr >> 16
+        if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR} or mode & (stat.S_ISUID | stat.S_ISGID):
+            raise refused(artifact, name, "is a link, a device, or a program that changes its user")
+        if name in names:  # readers of zip files disagree about which of them counts
+            raise refused(artifact, name, "is in the wheel twice")
+        longest = max(len(part.encode()) for part in name.split("/"))
+        if longest > _LONGEST_NAME or len(name.encode()) > _LONGEST_PATH or not name.isprintable():
+            raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
+        names.add(name)
+
+
+def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if the files of a wheel differ between its local headers and its central directory.
+
+    uv reads the headers while it receives a wheel, and would reject it only after the conda packages were linked.
+    """
+    end = 0
+    with path.open("rb") as stream:
+        for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+            _check_gap(stream, end, member.header_offset, artifact)
+            stream.seek(member.header_offset)
+            signature, name_length, extra_length = struct.unpack("<4s22x2H", stream.read(30))
+            name = member.orig_filename
+            encoding = "utf-8" if member.flag_bits & _UTF8_FLAG else "cp437"
+            if signature != _LOCAL_HEADER or stream.read(name_length) != name.encode(encoding):
+                raise archive_damaged(artifact, f"`{printable(name)}` has another name in its local header")
+            end = member.header_offset + 30 + name_length + extra_length + member.compress_size
+        _check_gap(stream, end, archive.start_dir, artifact)
+
+
+def _check_gap(stream: IO[bytes], start: int, end: int, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if bytes between the members of a wheel are more than padding."""
+    stream.seek(start)
+    if not 0 <= end - start <= _LARGEST_GAP or _LOCAL_HEADER in stream.read(end - start):
+        raise archive_damaged(artifact, "it contains files that its directory doesn't list")
+
+
+def _check_member(name: str, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a file of a wheel would be installed outside, or where only installers write."""
+    check_path(artifact, name, reserved=False)
+    top, _, rest = name.partition("/")
+    kind, _, path = rest.partition("/")
+    if top.endswith(".data"):
+        if rest and kind not in _DATA_KINDS:
+            raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
+        if kind == "data" and path:
+            check_path(artifact, path)
+
+
+def _programs(text: str) -> Iterator[str]:
+    """Yield the names of the programs in ``entry_points.txt``."""
+    is_program = False
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            is_program = line in _PROGRAMS
+        elif is_program and line and not line.startswith(("#", ";")):
+            yield line.partition("=")[0].strip()

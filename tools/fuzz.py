@@ -78,8 +78,8 @@ with _instrumented():
     from envforge.prefix.fetch import Fetched
     from envforge.prefix.installed import editable_installs, read_conda, read_distributions
     from envforge.prefix.journal import read_journal
-    from envforge.prefix.values import Silent
     from envforge.prefix.package_checks import check_wheel
+    from envforge.prefix.values import Silent
     from envforge.project.record import ProjectRecord, read_baseline, read_project_file
     from envforge.project.templates import load_foreign
     from envforge.pytorch.facts_file import changes, contradictions, dump_facts, layered, read_facts_file

@@ -42,7 +42,7 @@ _LONGEST = 120  # characters of a found value that an error shows
 _MOST_NODES = 500_000  # of a YAML document with its aliases expanded; the largest real lockfiles have 200,000
 _MOST_VALUES = 3_000_000  # of a JSON document, which takes less memory; records of conda have 6 for each file
 _MOST_BITS = 64  # of an integer, as other readers of JSON have
-_DEEPEST = 100  # levels of a YAML document, because PyYAML recurses
+_DEEPEST = 100  # levels of a YAML or TOML document, because PyYAML and `json.dumps` recurse
 
 # strings with a rule; `_EXPECTED` says in words what each regular expression means
 # no control characters, and no invisible ones, which could reverse or hide the rest of a line
@@ -162,6 +162,8 @@ class Document:
             value = toml.loads(text)
         except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
             raise self.fault("", "TOML", str(error)) from error
+        if _is_deep(value):
+            raise self.fault("", "TOML with fewer levels", text)
         if (odd := _odd_value(text, value)) is not None:
             raise self.fault("", *odd)
         return self.convert(value, type_)
@@ -242,7 +244,7 @@ def _count(text: str | bytes, marks: str) -> int:
 
 # few documents match: looking at every value takes long
 _MAY_BE_ODD = (
-    r"\\u[dD]|\b(?:[\d_:]{19}|0[xX][\da-fA-F_]{16}|0b[01_]{63})|[\d.][eE]\+?\d{3,}\b|\b(?i:nan|inf|infinity)\b"
+    r"\\u[dD]|\b(?:[\d_:]{19}|0[xXo][\da-fA-F_]{16}|0b[01_]{63})|[\d.][eE]\+?\d{3,}\b|\b(?i:nan|inf|infinity)\b"
 )
 _MAY_BE_ODD_TEXT, _MAY_BE_ODD_BYTES = re.compile(_MAY_BE_ODD), re.compile(_MAY_BE_ODD.encode())
 
@@ -284,6 +286,18 @@ def _count_nodes(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
                     raise ValueError(f"more than {_MOST_NODES:,} values after the aliases are expanded")
     counted[id(node)] = total
     return total
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _parse(type_: type[Any], value: object) -> Any:

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
@@ -41,6 +42,7 @@ from envforge.lock.project import LOCK_FILE, PYLOCK, VARIANTS_DIRECTORY, lock_co
 if TYPE_CHECKING:
     from tomlkit.items import Table
 
+    from envforge.lock.index import Target
     from envforge.lock.plan import Artifact
 
 LOCK_SHA256 = "sha256"
@@ -67,7 +69,7 @@ def pylock_of(lockfile: Path) -> Path:
 
 def lockfile_of(pylock: Path) -> Path:
     """Return the path of the lockfile that a pylock.toml was made from; it may not exist."""
-    found = re.search(r'^lockfile = "([^"/\\]+)"$', text_of(pylock), re.MULTILINE)
+    found = re.search(r'^lockfile = "(?!\.{1,2}")([^"/\\\x00-\x1f]+)"$', text_of(pylock), re.MULTILINE)
     return pylock.with_name(found[1] if found else LOCK_FILE)
 
 
@@ -257,7 +259,7 @@ def parse_pylock(text: str, where: str) -> Lockfile:
     for name, type_ in _FIELDS.items():
         document.convert(values.get(name), type_, name)
     read = document.convert(values, _PylockDocument)
-    minor = re.fullmatch(r"==\s*(\d+\.\d+)\.\*", values["requires-python"])
+    minor = re.fullmatch(r"==\s*([0-9]{1,3}\.[0-9]{1,3})\.\*", values["requires-python"])
     if minor is None:
         raise document.fault("requires-python", "one minor version such as `==3.12.*`", values["requires-python"])
     python = Version(minor[1])
@@ -296,7 +298,8 @@ def parse_pylock(text: str, where: str) -> Lockfile:
 def _refuse_foreign(document: Document, values: Mapping[str, Any], where: str) -> None:
     """Raise ``LockfileError`` for a file of another tool, with the commands that install it."""
     creator = document.convert(values.get("created-by"), NonEmpty, "created-by")
-    if creator != CREATED_BY and CREATED_BY in (values.get("tool") or {}):
+    tools = values.get("tool")
+    if creator != CREATED_BY and isinstance(tools, dict) and CREATED_BY in tools:
         raise document.fault("created-by", f"`{CREATED_BY}`", creator)
     if creator != CREATED_BY:
         raise LockfileError(
@@ -345,11 +348,17 @@ def _check_file(document: Document, package: _PylockPackage, file: _File, path: 
         raise document.fault(f"{path}.name", f"a wheel of `{package.name} {package.version}`", file.file_name)
 
 
-def _chosen(document: Document, package: _PylockPackage, platform: str, python: Version, path: str) -> _File:
-    """Return the best wheel of a package for a platform, or else its source distribution."""
+@lru_cache
+def _target(platform: str, python: Version) -> Target:
+    """Return the target, which takes a millisecond to find its tags, once for all packages."""
     from envforge.lock.index import Target  # noqa: PLC0415 - slow to import, and most lockfiles are another format
 
-    target = Target(platform=platform, python=python, virtual=NEWEST)
+    return Target(platform=platform, python=python, virtual=NEWEST)
+
+
+def _chosen(document: Document, package: _PylockPackage, platform: str, python: Version, path: str) -> _File:
+    """Return the best wheel of a package for a platform, or else its source distribution."""
+    target = _target(platform, python)
     ranked = [(rank, file) for file in package.wheels if (rank := target.rank(file.file_name)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]

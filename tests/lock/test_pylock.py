@@ -243,6 +243,34 @@ def test_damaged_pylock_is_not_up_to_date(
                 assert path.read_text(encoding="utf-8") == whole, name
 
 
+ODD = """lock-version = "1.0"
+created-by = "envforge"
+requires-python = "==3.12.*"
+packages = []
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"envforge"', '"x"\ntool = 5'),
+        ("==3.12.*", "==3.\uff11\uff12.*"),
+        ("==3.12.*", f"==3.{'9' * 5000}.*"),
+        ("packages", "q = 0o" + "7" * 7000 + "\npackages"),
+        ("[]\n", '[]\n[tool.envforge]\ncontent_sha256 = "x"\n[' + ".".join("a" * 3000) + "]\n"),
+    ],
+)
+def test_odd_value_of_a_pylock_is_an_error_that_names_it(old: str, new: str) -> None:
+    assert parse_pylock(ODD, "my.toml").packages == ()
+    with pytest.raises(EnvforgeError, match=r"`my\.toml`"):
+        parse_pylock(ODD.replace(old, new), "my.toml")
+
+
+def test_pylock_of_a_directory_has_the_usual_lockfile(tmp_path: Path) -> None:
+    (tmp_path / "pylock.toml").write_text('lockfile = ".."\n')
+    assert lockfile_of(tmp_path / "pylock.toml") == tmp_path / "conda-lock.yml"
+
+
 def test_pylock_has_a_marker_where_platforms_differ(tmp_path: Path, conda_channel: str) -> None:
     pip = ("torch==2.7.1+cu118  # [linux-64]", "torch==2.7.1  # [osx-arm64]")
     text = environment_text(pip=pip, platforms=("linux-64", "osx-arm64"), indexes=(f"{PUBLIC}/cu118", f"{PUBLIC}/cpu"))

@@ -83,11 +83,13 @@ def _missing(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: InstallProgress
 ) -> tuple[Artifact, ...]:
     """Return what must be downloaded, and evict corrupt files."""
+    # before it is hashed: another process may bring it in the meantime, and would lose it
+    there = {artifact for artifact in artifacts if store.path(artifact).is_file()}
     with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
         held = tuple(pool.map(lambda artifact: store.holds(artifact, reread=request.reread), artifacts))
     missing = tuple(artifact for artifact, is_held in zip(artifacts, held, strict=True) if not is_held)
     for artifact in missing:
-        if store.path(artifact).is_file():
+        if artifact in there:
             progress.note(f"the cached file of `{artifact.label}` is corrupt; downloading it again")
             store.evict(artifact)
     return missing

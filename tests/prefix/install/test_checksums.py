@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.lock.plan import make_plan, read_any_lock
+from envforge.lock.plan import Artifact, make_plan, read_any_lock
 from envforge.prefix.cache import Store
 from envforge.prefix.fetch import fetch_all
 from envforge.prefix.values import InstallRequest
@@ -63,6 +63,24 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(
     assert (place.prefix / "share" / "greeting.txt").read_text().startswith("hello")
     assert any("is corrupt" in note for note in progress.notes)
     assert not cached.exists()  # for it is unpacked
+
+
+def test_file_that_another_process_brings_meanwhile_is_kept(
+    greeting: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = InstallRequest(lockfile=greeting, prefix=place.prefix, platform=SUBDIR)
+    plan, store = make_plan(read_any_lock(greeting, SUBDIR), SUBDIR, greeting), Store(place.cache)
+    holds, progress = Store.holds, Noted()
+
+    def lacks(self: Store, artifact: Artifact, *, reread: bool = False) -> bool:
+        monkeypatch.setattr(Store, "holds", holds)
+        fetch_all(plan.conda, store, request, Noted())
+        return False
+
+    monkeypatch.setattr(Store, "holds", lacks)
+    (fetched,) = fetch_all(plan.conda, store, request, progress)
+    assert fetched.path.is_file()
+    assert progress.notes == []
 
 
 def test_a_damaged_unpacked_conda_package_is_not_linked(greeting: Path, place: Place, tmp_path: Path) -> None:

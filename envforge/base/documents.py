@@ -135,6 +135,8 @@ class Document:
         if not self.trusted and _count(text, ",[{") > _MOST_VALUES:
             raise self.fault("", f"at most {_MOST_VALUES:,} values", text)
         try:
+            # strictly, because `json.loads` decodes bytes to lone surrogates
+            text = text.decode(json.detect_encoding(text)) if isinstance(text, bytes) else text
             value = json.loads(text)
         except RecursionError as error:
             raise self.fault("", "JSON with fewer levels", text) from error

@@ -228,7 +228,9 @@ def placeholders(folder: Path) -> Iterator[bytes]:
 
 
 _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
-_PROGRAMS = {"[console_scripts]", "[gui_scripts]"}
+_PROGRAMS = {"console_scripts", "gui_scripts"}
+_SECTION = re.compile(r"\[([^\[\]]+)\]")
+_WHEEL_ENTRY_POINT = re.compile(rf"[^=]+={_IDENTIFIERS}(?::{_IDENTIFIERS})?(?:\[[^\[\]]*\])?", re.ASCII)
 
 
 def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
@@ -251,13 +253,14 @@ def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
                 if (digest and name not in names) or not re.fullmatch(r"[0-9]{0,19}", size):
                     raise archive_damaged(artifact, f"its `RECORD` is wrong about `{printable(name)}`")
             _check_metadata(archive, info, artifact)
-            if f"{info}/{ORIGIN}" in archive.namelist():
-                raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
+            for written in (f"{info}/{name}" for name in (ORIGIN, "INSTALLER", "REQUESTED")):
+                if written in names:
+                    raise refused(artifact, written, "is a record that only the installer writes")
             points = f"{info}/entry_points.txt"
             text = _read(archive, points, artifact).decode("utf-8") if points in archive.namelist() else ""
     except (zipfile.BadZipFile, struct.error, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
-    for program in _programs(text):
+    for program in _programs(text, artifact):
         check_program(artifact, program)
     return Unpacked(
         size=path.stat().st_size,
@@ -277,6 +280,9 @@ def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
         named = ", ".join(f"`{printable(name)}`" for name in found) or "none"
         expected = f"{wheel.name}-{wheel.version}.dist-info"
         raise archive_damaged(artifact, f"expected one directory `{expected}`, found {named}")
+    for top in tops:
+        if top.endswith(".data") and top[:-5] != found[0][:-10]:  # uv installs it as it is
+            raise archive_damaged(artifact, f"`{printable(top)}` is of another package")
     return found[0]
 
 
@@ -316,7 +322,7 @@ def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
 
 
 def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
-    names: set[str] = set()
+    names, files, folders = set[str](), set[str](), set[str]()
     for member in members:
         name = member.orig_filename.removesuffix("/")
         _check_member(name, artifact)
@@ -329,6 +335,10 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
         if longest > _LONGEST_NAME or len(name.encode()) > _LONGEST_PATH or not name.isprintable():
             raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
         names.add(name)
+        (folders if member.is_dir() else files).add(name)
+        folders.update(name[: match.start()] for match in re.finditer("/", name))
+    for name in files & folders:
+        raise archive_damaged(artifact, f"`{printable(name)}` is a file and a directory")
 
 
 def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifact) -> None:
@@ -367,13 +377,20 @@ def _check_member(name: str, artifact: Artifact) -> None:
             raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
         if kind == "data" and path:
             check_path(artifact, path)
+        folder, _, program = path.rpartition("/")
+        if program and (kind, folder) in {("scripts", ""), ("data", "bin"), ("data", "Scripts")}:
+            check_program(artifact, program)
 
 
-def _programs(text: str) -> Iterator[str]:
-    """Yield the names of the programs in ``entry_points.txt``."""
+def _programs(text: str, artifact: Artifact) -> Iterator[str]:
+    """Yield the names of the programs in ``entry_points.txt``; raise ``EnvforgeError`` for what uv reads otherwise."""
     is_program = False
     for line in map(str.strip, text.splitlines()):
-        if line.startswith("["):
-            is_program = line in _PROGRAMS
-        elif is_program and line and not line.startswith(("#", ";")):
+        if not line or line.startswith(("#", ";")):
+            continue
+        if section := _SECTION.fullmatch(line):
+            is_program = section[1].strip() in _PROGRAMS
+        elif line.startswith(("[", "\ufeff")) or (is_program and not _WHEEL_ENTRY_POINT.fullmatch(line)):
+            raise archive_damaged(artifact, f"`{printable(line)}` is not valid in `entry_points.txt`")
+        elif is_program:
             yield line.partition("=")[0].strip()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
+
+# what colors a text or moves the cursor of a terminal, also as `repr` and JSON write it
+ESCAPE_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\\{1,4}(?:x1b|u001b|033|e)\[|\x9b)[0-?]*[ !]?[@-~]"
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b(?:[()][A-Z0-9])?"
+)
 
 
 def printable(text: str) -> str:

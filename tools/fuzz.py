@@ -543,6 +543,7 @@ READERS: Mapping[str, Reader] = {
         read=_text(redactor(Identity(user="erika", hosts=("node7.example.org",), home="/data/erika"))),
         seeds=[
             "erika@node7 /home/x/y GPU-11111111-2222-3333-4444-555555555555 10.1.2.3 fe80::1 00:11:22:33:44:55",
+            '\x1b[31merika\x1b[0m@node7 serial: ABCDEFG /home/lab/x/y guid: b859:9f03:0012:3456 "x y"@z.org',
             """{"token": "x y"} {\\"token\\": \\"x\\"} --password x1 token='x'""",
             "Authorization: Bearer x SECRET is x1, <token>x</token>",
         ],

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 from envforge.base.urls import hide_secrets
+from envforge.errors import ESCAPE_SEQUENCE
 
 T = TypeVar("T")
 TextChange = Callable[[str], str]
@@ -54,6 +55,7 @@ _ROLES = set(
     """,
     )
 )
+_GAP = "\r\x1f"  # ends words and URLs
 _LONG = 4  # letters of a name that is no word of a sentence
 
 _HEX = "[0-9A-Fa-f]"
@@ -63,7 +65,10 @@ _NO_LETTER_BEFORE = rf"(?:(?<![^\W\d_])|{_ESCAPED})"
 _NO_WORD_BEFORE = rf"(?:(?<![^\W_])|{_ESCAPED})"
 _SLASH = r"(?:[/\\]|%2[Ff]|%5[Cc])(?:\.?(?:[/\\]|%2[Ff]|%5[Cc])){0,6}"
 _NAME = r"(?:[^/\\\s:;,'\"`()<>|&?*%\]}]|%(?!2[Ff]|5[Cc]))+"
-_AT = r"(?:@|%(?:25){0,3}40|\\u0040|&#64;)"
+_HOMES = r"(?:(?:[a-z]|net|nfs)?home\d*|homes|users|documents and settings)"
+_GROUP = r"[\w.-]*(?:group|grp|lab|dept|staff|students?|faculty|people|corp|domain)\w?"
+_IN_HOME = r"(?:\.(?:cargo|config|local|mamba|ssh)|(?:ana|mini)(?:conda|forge)\d?|(?:micro)?mamba(?:forge)?)(?![\w-])"
+_AT = r"(?:@|\uff20|%(?:25){0,3}40|\\u0040|&#(?:64|x40);|&commat;)"
 _ASSIGNED = r"(?:[=>]|['\"]\s?:\s?)['\"]?"
 _OCTETS = r"(?:\d{1,3}\.){3}\d{1,3}"
 
@@ -121,7 +126,7 @@ class Kind(NamedTuple):
         return text if self.where and not self.where.search(text) else self.pattern.sub(self.stand_in, text)
 
 
-_DOMAIN = r"(?:[a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{1,62}(?!\w)"
+_DOMAIN = r"(?:(?:[^\W_]|-){1,63}\.)+[^\W\d_](?:[^\W_]|-){1,62}(?!\w)"
 # without a dot, and not the version of an action or a tool
 _SHORT_DOMAIN = r"(?!(?:latest|main|master|head|file|https?|git|ssh|sha\d+)\b)[a-z][a-z0-9-]*(?!\w|\.\d|://)"
 # before `hide_secrets`, which may take the start of an email address for a password, and leave its domain
@@ -129,13 +134,14 @@ _LABELLED_EMAIL = re.compile(
     rf"(?i)(?<![^\s\"'`(<>,=\[|;])((?:[\w.+-]{{1,64}}:)?[\w.+-]{{1,64}}@)(?:{_DOMAIN}|{_SHORT_DOMAIN})(?![/:-])"
 )
 _SERIAL = (
-    r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s[/.]?n[ro]?)"
-    r"(?![a-z])"
+    r"(?:serial(?:[ ._-]?(?:number|num|n[ro]|id|short))?|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s[/.]?n[ro]?"
+    r")(?![a-z])"
 )
 _UUID = re.compile(
     rf"(?i)(?<![a-z0-9])(?P<prefix>v?GPU|MIG)[-_](?:GPU[-_])?(?=[a-f_/-]*\d){_HEX}{{4,}}(?:[/_-]{_HEX}+)*(?![^\W_]|-)"
     rf"|{_HEX}{{8}}(?P<dash>[-_:])(?:{_HEX}{{4}}(?P=dash)){{3}}{_HEX}{{12}}"
-    rf"|(?P<label>(?:[ug]uid|(?:machine|boot|system)[ _-]?id)[^\w\n]{{1,12}}){_HEX}{{8,32}}(?![\w-])"
+    rf"|(?P<label>(?:[ug]uid|(?:machine|boot|system)[ _-]?id)[^\w\n]{{1,12}}(?:0x)?)"
+    rf"(?:{_HEX}{{8,32}}|{_HEX}{{4}}(?::{_HEX}{{4}}){{3}})(?![\w-])"
     rf"|(?P<kind>(?:GPU|MIG)(?:[^\w\n]|_){{0,12}}){_HEX}{{32}}(?!\w)"
     # one of thirteen checksums has the form of a UUID, too
     rf"|(?P<hash>(?:md5|hash|digest|checksum|etag)[^\w\n]{{1,4}})?"
@@ -173,7 +179,7 @@ KINDS = (
             # three numbers or three words are none
             rf"|(?<!{_HEX})(?<!{_HEX}[.-])(?=[\d.-]{{0,13}}[A-Fa-f])(?=[A-Fa-f.-]{{0,13}}\d)"
             rf"{_HEX}{{4}}(?P<mark>[.-]){_HEX}{{4}}(?P=mark){_HEX}{{4}}(?![^\W_]|[.-]\w)"
-            r"|(?P<label>(?i:(?:mac(?:_?addr(?:ess)?)?|ether|hwaddr|lladdr)[^\w\n]{1,12}|enx))"
+            r"|(?P<label>(?i:(?:mac(?:_?addr(?:ess)?)?|ether|hwaddr|lladdr)[^\w\n]{1,12}|(?:en|wl|ww)x))"
             rf"(?:{_HEX}{{2}}[:. -]?){{5}}{_HEX}{{2}}(?![^\W_])"
         ),
     ),
@@ -190,14 +196,16 @@ KINDS = (
         "~",
         re.compile(
             rf"(?i)(?:(?:/[\w.+-]{{1,255}}){{0,8}}|(?P<drive>[a-z]:)){_SLASH}"
-            rf"(?:home\d*|homes|users|documents and settings){_SLASH}{_NAME}(?:{_SLASH}\.\.{_SLASH}{_NAME})*"
+            rf"{_HOMES}{_SLASH}(?:(?:{_GROUP}|(?<=/ihome/){_NAME}){_SLASH})?{_NAME}(?:{_SLASH}\.\.{_SLASH}{_NAME})*"
+            rf"(?:{_SLASH}{_NAME}(?={_SLASH}{_IN_HOME}))?"
             # names in Windows may contain spaces; without a drive, what follows may be a sentence
             rf"(?:(?: [\w.-]+){{1,3}}(?:(?=[/\\])|(?(drive)(?=[)\]}}>;,<'\"`]|$)|(?!))))?"
             r"|(?<![\w./~\\-])~[a-z_][\w.-]*(?=[/\\])"
             r"|(?<![\w./~-])/root(?=[/\s:;,'\"`()]|\.(?!\w)|$)"
             r"|(?<![\w.~/\\%-])home/[\w.-]+(?=/)"
+            r"|(?<![\w./~-])/u/[a-z_][\w.+-]*\w"
         ),
-        re.compile(r"(?i)home|users|documents|~|/root"),
+        re.compile(r"(?i)home|users|documents|~|/root|/u/"),
     ),
     Kind(
         "user names",
@@ -219,7 +227,7 @@ KINDS = (
         "email addresses",
         "EMAIL",
         re.compile(
-            rf"(?i)(?<![\w.+-])[\w.+-]+{_AT}(?:{_DOMAIN}|\[IP\])"
+            rf"(?i)(?:(?<![\w.+-])[\w.+-]+|\"[^\"\n]{{1,64}}\"){_AT}(?:{_DOMAIN}|\[IP\])"
             rf"|(?<![\w.+/-])[\w.+-]+{_AT}{_SHORT_DOMAIN}"
         ),
         re.compile(_AT),
@@ -228,7 +236,9 @@ KINDS = (
         "serial numbers",
         r"\1SERIAL",
         re.compile(
-            rf"(?i)({_SERIAL}[^\w\n]{{1,40}}(?:(?:is|was)[^\w\n]{{1,4}})?)(?=[A-Za-z_-]*\d)\w[\w/-]{{3,}}"
+            rf"(?i)({_SERIAL}[^\w\n]{{1,40}}(?:(?:is|was)[^\w\n]{{1,4}})?)"
+            # letters only in capitals, and not in a sentence
+            r"(?:(?=[a-z_-]*\d)\w[\w/-]{3,}|(?<![a-z] )(?-i:[A-Z]{6,})(?!\w))"
             # the value below a heading
             r"|(?<![\w.])\d{10,}(?!\w|\.\d)"
         ),
@@ -276,6 +286,10 @@ class Identity:
         if parts[1:]:
             lead = "" if self.home[0].isalpha() else _SLASH
             yield Kind("home directories", "~", re.compile(rf"(?i){lead}{_SLASH.join(parts)}(?![\w-]|\.\w)"))
+            for above in range(1, len(parts) - 1):
+                if re.fullmatch(rf"(?i){_HOMES}", parts[above - 1]):  # homes of others have as many levels
+                    others = _SLASH.join((*parts[:above], *[_NAME] * (len(parts) - above)))
+                    yield Kind("home directories", "~", re.compile(rf"(?i){lead}{others}"))
         elif parts and parts[0].lower() not in {"home", "users"}:
             yield Kind("home directories", "~", re.compile(rf"(?<![\w./\\~-])[/\\]{parts[0]}(?![\w-]|\.\w)"))
         for host in self.hosts:
@@ -327,18 +341,23 @@ def redactor(identity: Identity) -> TextChange:
         if match["hash"]:
             return match[0]
         kept = match["label"] or match["kind"] or ""
-        value = re.sub(r"(?i)(?:v?gpu|mig)|[_-]", "", match[0][len(kept) :]).lower()
+        value = re.sub(r"(?i)(?:v?gpu|mig)|[_:-]", "", match[0][len(kept) :]).lower()
         return f"{kept}{(match['prefix'] or 'UUID').upper()}-redacted-{numbers.setdefault(value, len(numbers) + 1)}"
 
     kinds = [
         each._replace(stand_in=numbered) if each.pattern is _UUID else each for each in (*identity.kinds(), *KINDS)
     ]
 
-    def clean(text: str) -> str:
+    def removed(text: str) -> str:
         text = hide_secrets(_LABELLED_EMAIL.sub(r"\1EMAIL", text))
         for kind in kinds:
             text = kind.removed(text)
         return text
+
+    def clean(text: str) -> str:
+        if ESCAPE_SEQUENCE.search(text):  # they may separate words, or the letters of one word
+            text = removed(ESCAPE_SEQUENCE.sub(_GAP, text)).replace(_GAP, "")
+        return removed(text)
 
     return clean
 

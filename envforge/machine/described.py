@@ -16,6 +16,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
+from envforge.errors import ESCAPE_SEQUENCE
 from envforge.machine.gpu_tables import (
     branch_cuda,
     is_tegra,
@@ -275,7 +276,6 @@ def _numbered(kind: str) -> ComputeCapability | None:
     return named_capability(f"gtx {kind}") or named_capability(f"rtx {kind}")
 
 
-_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # GPUs that exist only beside an Arm processor
 _ARM_GPU = re.compile(r"(?<![a-z0-9])g[bh]\d+(?![a-z0-9])", re.IGNORECASE)
@@ -285,7 +285,7 @@ _MOST_LINES = 10_000  # of CSV, with banners and `--loop`; more take seconds
 def decode(content: bytes) -> str:
     """Return the text of a file: UTF-8, UTF-16 as PowerShell writes it, or a code page, whose table is ASCII anyway."""
     encoding = next((name for bom, name in _BOMS if content.startswith(bom)), "utf-8")
-    text = _ESCAPE.sub("", content.decode(encoding, "replace"))
+    text = ESCAPE_SEQUENCE.sub("", content.decode(encoding, "replace"))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
+from envforge.errors import ESCAPE_SEQUENCE
 from envforge.machine.gpu_tables import named_capability, pci_gpu
 from envforge.machine.values import Gpu, MigDevice, driver_text
 
@@ -83,8 +84,8 @@ class SmiReport:
 
 
 def clean(text: str) -> str:
-    """Remove control characters, because names from the machine are printed to terminals and logs."""
-    return _CONTROL.sub("", text).strip()
+    """Remove escape sequences and control characters, because terminals and logs contain names from the machine."""
+    return _CONTROL.sub("", ESCAPE_SEQUENCE.sub("", text)).strip()
 
 
 def parse_version(text: str | None) -> Version | None:

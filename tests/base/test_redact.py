@@ -29,7 +29,11 @@ IDENTITIES = (
     ("x/home/max/y", "max"), ("gpu-box-7-lab-example", "lab"), ("hostname: max", "max"), ("<user>max</user>", "max"),
     ("a0b1c2d3e4f541238a9b0c1d2e3f4a5b", "a0b1c2"), ("addr:::ffff:0:0", "ffff"), ("--token hunter2", "hunter2"),
     ("Authorization: Bearer abc", "abc"), ('password "hunter2"', "hunter2"), ("ip_10_20_30_40", "10_20"),
-    ("https://max:hunter2@index.example/simple", "hunter2"),
+    ("https://max:hunter2@index.example/simple", "hunter2"), ("ID_SERIAL_SHORT=S4EWNX0M1", "S4EW"),
+    ("serial: QWERTYUI", "QWERTY"), ("/home/lab1/max/x", "max"), ("/home/physics/max/.local/x", "max"),
+    ("/ihome/bio/max/x", "max"), ("/rhome/max/x", "max"), ("/u/max/x", "max"), ("wlx0a1b2c3d4e5f", "0a1b"),
+    ("max@müller.example", "ller"), ('"max m"@company.example', "company"), ("kim&#x40;company.example", "company"),
+    ("node_guid: b859:9f03:0012:3456", "b859"), ("Port GUID: 0xb8599f0300123456", "b859"),
 )  # fmt: skip
 # none of them identifies anyone
 FACTS = (
@@ -44,7 +48,7 @@ FACTS = (
     "host memory", "--host=x86_64-conda-linux-gnu", "user site", "pytorch/pytorch@sha256:0123456789abcdef",
     "md5 a0b1c2d3e4f541238a9b0c1d2e3f4a5b", "tiktoken==0.8.0", "tiktoken >=0.3.0", "bytes_per_token: 2.0", "512 tokens",
     "token expected", "a tokenizer 2", "https://conda.example/t/<TOKEN>/x", "unexpected token '}' in line 2",
-    "password=$PASSWORD", "commit 0123456789ab",
+    "password=$PASSWORD", "commit 0123456789ab", "serial CONSOLE", "10de:20b0:10de:1450", "/usr/u/cats",
 )  # fmt: skip
 
 
@@ -57,7 +61,8 @@ class Value:
 LETTERS = "bdkvwyz"  # no word of a text or of a stand-in consists of them
 SURROUNDINGS = (
     "found {} here", "{}", "a={};", "({})", "'{}'", "x `{}` y", '{{"key": "{}"}}', "<b>{}</b>", "see {}.", "{}, {}",
-    "\t{}\n", "http://h.example/?a {}",
+    "\t{}\n", "http://h.example/?a {}", "\x1b[31m{}\x1b[0m", "a\x1b[1;38;5;9m{}\x1b[Kb", r"\x1b[1m{}\u001b[0m",
+    "\x1b]0;title\a{}\x1b(B",
 )  # fmt: skip
 
 
@@ -70,6 +75,28 @@ def spelled(draw: st.DrawFn, parts: list[str]) -> str:
     return draw(st.sampled_from((text, text.upper(), text.title())))
 
 
+# what must not remain, with texts that contain it
+OF_ANYONE: dict[str, tuple[st.SearchStrategy[str], tuple[str, ...]]] = {
+    "home of another": (
+        words(3),
+        ("/home/{}/x", "/home/{}", "/home/lab/{}/x", "/home/x/{}/miniconda3/bin", "/ihome/x/{}", "/rhome/{}/x",
+         "/u/{}/x", "/nethome/{}/x", "/mnt/home/chem-grp/{}"),
+    ),
+    "address": (
+        st.ip_addresses(network="32.0.0.0/4").map(str) | st.ip_addresses(network="10.0.0.0/8").map(str),
+        ("{}", "MASTER_ADDR={}", "addr:{} failed", "connect to {}.", "{}-{}", "tcp://{}:80", "{}/24", "_{}_"),
+    ),
+    "guid": (
+        st.binary(min_size=8, max_size=8).flatmap(lambda each: st.sampled_from((each.hex(), each.hex(":", 2)))),
+        ("node_guid: {}", "sys_image_guid:\t{}", "Port GUID: 0x{}", "GUID={}"),
+    ),
+    "email": (
+        st.builds("{}{}.org".format, words(3), st.sampled_from(("", "é", "-ü"))),
+        ("max@{}", "max%40{}", "mailto:max@{}", "<max@{}>", "a,max.m+x@{}", "Author:max@{}", '"max m"@{}', "m&#x40;{}"),
+    ),
+}  # fmt: skip
+
+
 @st.composite
 def planted(draw: st.DrawFn) -> tuple[Identity, str, str]:
     """Return an identity, a text that contains it or an unknown one, and the part that must not remain."""
@@ -80,7 +107,7 @@ def planted(draw: st.DrawFn) -> tuple[Identity, str, str]:
     user, host = [draw(words(4)), draw(words(2))], [draw(words(2)), draw(words(2)), str(draw(st.integers(1, 99)))]
     domain = f"{draw(words(3))}.example"
     who = Identity(user=".".join(user), hosts=(f"{'-'.join(host)}.{domain}",), home=f"/data/{draw(words(4))}/work")
-    kind = one("user", "host", "domain", "home", "address", "address 6", "mac", "uuid", "serial", "email", "secret")
+    kind = one("user", "host", "domain", "home", "address 6", "mac", "uuid", "serial", "secret", *OF_ANYONE)
     if kind == "user":
         part = spelled(draw, user)
         text = one("{}", "/tmp/torchinductor_{}/x", "/tmp/pip-{}/x:/tmp/runs-{}", "~{}/x", "uid=1000({}) gid=1000({})")
@@ -92,17 +119,16 @@ def planted(draw: st.DrawFn) -> tuple[Identity, str, str]:
     elif kind == "home":
         part = who.home.split("/")[2]
         text = one(who.home, who.home.upper(), who.home.replace("/", "//"), who.home.replace("/", "\\")) + "/cats"
-    elif kind == "address":
-        part = str(draw(st.ip_addresses(network="32.0.0.0/4") | st.ip_addresses(network="10.0.0.0/8")))
-        text = one("{}", "MASTER_ADDR={}", "addr:{} failed", "connect to {}.", "{}-{}", "tcp://{}:80", "{}/24", "_{}_")
     elif kind == "address 6":
         address = draw(st.ip_addresses(v=6).filter(lambda each: not each.is_loopback and int(each) > 2**32))
         part = one(str(address), str(address.exploded), str(address).upper())
         text = one("{}", "MASTER_ADDR={}", "addr:{} failed", "connect to {}.", "[{}]:80", "inet6 {}/64", "{}%eth0")
     elif kind == "mac":
         digits = draw(st.binary(min_size=6, max_size=6).filter(lambda each: any(c in "abcdef" for c in each.hex())))
-        part = one(digits.hex(":"), digits.hex("-"), digits.hex(".", 2), digits.hex(":").upper())
+        name = one("enx{}", "wlx{}", "mac {}")
+        part = one(digits.hex(), digits.hex(":"), digits.hex("-"), digits.hex(".", 2), digits.hex(":").upper())
         text = one("{}", "ether {}", "MAC={}", "HWaddr:{}") if "." in part else one("{}", "ether{}", "MAC={}", "mac:{}")
+        text = name if part.isalnum() else text
     elif kind == "uuid":
         uuid = str(found := draw(st.uuids() | st.uuids(version=4) | st.uuids(version=1)))
         part = one(uuid, uuid.upper(), uuid.replace("-", "_"), uuid.replace("-", ""))
@@ -110,11 +136,12 @@ def planted(draw: st.DrawFn) -> tuple[Identity, str, str]:
         is_whole = len(part) > 32 or (found.version or 9) <= 5
         text = one(text, "{}", "id {}") if is_whole else text
     elif kind == "serial":
-        part = draw(st.from_regex(r"1[0-9]{12}|[A-Z]{2}[0-9]{5}[A-Z]", fullmatch=True))
+        part = draw(st.from_regex(r"1[0-9]{12}|[A-Z]{2}[0-9]{5}[A-Z]|[A-Z]{8}", fullmatch=True))
         text = one(
             "GPU Serial Number {}", '"serial": "{}"', "gpu_serial: {}", "<serial>{}</serial>", "S/N {}", "SN: {}"
         )
-        text = one(text, "gpuSerial={}", "Serial No. {}", "| Serial | {} |", r"\"serial\": \"{}\"", "serial : {}")
+        clear = one("gpuSerial={}", "| Serial | {} |", r"\"serial\": \"{}\"", "serial : {}", "ID_SERIAL_SHORT={}")
+        text = clear if part.isalpha() else one(text, clear, "Serial No. {}")
     elif kind == "secret":
         part = draw(words(4)) + one("", "1")
         label = one("password", "PASSWORD", "--token", "HF_TOKEN", "api_key", "AWS_SECRET_ACCESS_KEY", "X-Api-Key")
@@ -122,12 +149,12 @@ def planted(draw: st.DrawFn) -> tuple[Identity, str, str]:
         text = one(*forms, rf"\"{label}\": \"{{}} x\"", "Authorization: Bearer {}", "--password {}", "token=x,{};y")
         text = one(text, "password {}", "the password is {}") if part.endswith("1") else text
     else:
-        part = f"{draw(words(3))}.org"
-        text = one("max@{}", "max%40{}", "mailto:max@{}", "<max@{}>", "a,max.m+x@{}", "Author:max@{}")
+        parts, texts = OF_ANYONE[kind]
+        part, text = draw(parts), one(*texts)
     return who, draw(st.sampled_from(SURROUNDINGS)).replace("{}", text).format(*[part] * 4), part
 
 
-@settings(max_examples=300)
+@settings(max_examples=400)
 @given(planted())
 def test_no_planted_identity_is_left(found: tuple[Identity, str, str]) -> None:
     who, text, part = found
@@ -137,7 +164,7 @@ def test_no_planted_identity_is_left(found: tuple[Identity, str, str]) -> None:
     assert clean(clean(text)) == clean(text)
 
 
-@pytest.mark.parametrize("between", [" ", ", ", "`", "'", " (", ")\n"])
+@pytest.mark.parametrize("between", [" ", ", ", "`", "'", " (", ")\n", "\x1b[0m"])
 @pytest.mark.parametrize("first", IDENTITIES, ids=lambda pair: pair[0])
 def test_no_identity_is_left_beside_another(first: tuple[str, str], between: str) -> None:
     for second in IDENTITIES:
@@ -201,8 +228,11 @@ def test_documentation_lists_each_kind() -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["/", "/a", "-", "..", "1.", "a@", "a-", "0a:", "/home/a ", "serial: 1", "%2F", "gpu-box-", "a:", "token='", ")"],
-)
+    [
+        "/", "/a", "-", "..", "1.", "a@", "a-", "0a:", "/home/a ", "serial: 1", "%2F", "gpu-box-", "a:", "token='", ")",
+        "\x1b[", "\x1b]", "\x1b[m", "\\x1b[0", "\\", '"@', "home/lab/", "a\x1b[m:",
+    ],
+)  # fmt: skip
 def test_long_text_ends(part: str) -> None:
     redactor(WHO)(f"token={part * 5000}")
 
@@ -236,8 +266,26 @@ def test_quoted_paths_keep_the_home_directory(path: str, shown: str) -> None:
         ("/scratch/lovelace-runs/lib:/x/lovelace_2", "/scratch/USER-runs/lib:/x/USER_2"),
         ("/scratch/lovelaces/lib", "/scratch/lovelaces/lib"),
         ("/data/home/.cache/x", "~/x"),
+        ("/home/ada/digits/.conda/bin", "~/digits/.conda/bin"),
         ("/data/home/lovelace/.cache/x", "~/.cache/x"),
     ],
 )
 def test_name_of_user_is_redacted_in_any_path(text: str, shown: str) -> None:
     assert redactor(Identity(user="lovelace", hosts=(), home="/data/home/lovelace"))(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cudnn \x1b[36m8.34.0.9\x1b[0m", "cudnn 8.34.0.9"),
+        ("\x1b[33mUSER\x1b[0m=\x1b[35mmax\x1b[0m", "USER=USER"),
+        ("el\x1b[1mvira, 10.1.\x1b[31m\x1b[K2.3", "USER, IP"),
+    ],
+)
+def test_escape_sequences_separate_no_label_from_its_value(text: str, shown: str) -> None:
+    assert redactor(WHO)(text) == shown
+
+
+@pytest.mark.parametrize("home", ["/home/physics/elvira", "/mnt/users/a/b/elvira"])
+def test_homes_of_others_have_the_levels_of_yours(home: str) -> None:
+    assert redactor(Identity(home=home))(f"{home.replace('elvira', 'max')}/x") == "~/x"

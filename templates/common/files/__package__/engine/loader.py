@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset, default_collate
 
 from . import distributed
 from .checkpoint import random_state, seed_everything, set_random_state
@@ -55,6 +55,8 @@ class Tensors(TensorDataset):
 
 def samples(dataset: Any, indices: list[int]) -> Any:
     """Return the samples as a list, or as a tuple of complete tensors if the dataset makes one."""
+    if isinstance(dataset, Subset):  # that of torch 2.0 has no `__getitems__`
+        return samples(dataset.dataset, [dataset.indices[index] for index in indices])
     if hasattr(dataset, "__getitems__"):
         return dataset.__getitems__(indices)
     return [dataset[index] for index in indices]

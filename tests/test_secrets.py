@@ -242,3 +242,32 @@ def test_secret_in_any_field_of_a_lockfile_is_not_shown(
         assert main(command.split()) in (0, 1, 2, 3), command
         out, err = capfd.readouterr()
         assert _leaks(place.parent, out + err, planted) == [], command
+
+
+PYLOCK = """lock-version = "1.0"
+created-by = "envforge"
+requires-python = "==3.12.*"
+[[packages]]
+name = "x"
+version = "1.0"
+wheels = [{name = "y.whl", url = "URL", hashes = {sha256 = "DIGEST"}}]
+"""
+WITH_WHEEL = (
+    "install --frozen --dry-run --json",
+    "install pylock.toml --frozen --dry-run",
+    "export explicit",
+    "bundle",
+)
+
+
+def test_token_of_a_wheel_is_not_shown(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = "x-1.0-py3-none-any.whl"
+    url = f"https://h.example/{name}?token={SECRET}"
+    (place / "conda-lock.yml").write_text(_lock("https://h.example/whl").replace(f"https://h.example/whl/{name}", url))
+    (place / "pylock.toml").write_text(PYLOCK.replace("URL", url).replace("DIGEST", "a" * 64))
+    planted = frozenset(path for path in place.parent.rglob("*") if path.is_file())
+    assert {place / "conda-lock.yml", place / "pylock.toml"} <= set(map(Path, _leaks(place.parent, "", frozenset())))
+    for command in WITH_WHEEL:
+        assert main(command.split()) in (0, 1, 2, 3), command
+        out, err = capfd.readouterr()
+        assert _leaks(place.parent, out + err, planted) == [], command

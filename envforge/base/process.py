@@ -178,9 +178,9 @@ def adopt_orphans() -> None:
 
 
 def exit_on_signals() -> None:
-    """Let SIGTERM and SIGHUP, which schedulers and terminals send, raise ``SystemExit``, so that children are ended."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
+    """Let the signals of schedulers and terminals raise ``SystemExit``, so that children are ended."""
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM"):
+        number = getattr(signal, name, None)  # Windows has one of them
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from envforge.base.documents import Document, Natural
 from envforge.base.files import regular, write_atomic
+from envforge.base.urls import hide_secrets
 from envforge.catalogue.address import Address
 from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, read_document, read_index
 from envforge.errors import EnvforgeError, Hint, RequestError, printable
@@ -183,7 +184,7 @@ def _library() -> ModuleType:
 
 def _no_key(text: str) -> RequestError:
     return RequestError(
-        f"`{printable(text)}` is not a minisign public key",
+        f"`{printable(hide_secrets(text))}` is not a minisign public key",
         hint=_KEY_HINT,
         code="bad-public-key",
     )

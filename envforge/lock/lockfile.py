@@ -49,6 +49,11 @@ class LockfileError(EnvforgeError):
     """A lockfile is unreadable or invalid."""
 
 
+def file_name_of(url: str) -> str:
+    """Return the last part of the path of a URL, without its query, which may contain a secret."""
+    return re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedPackage:
     """One package of one platform. ``sha256`` is lowercase hex, or ``None`` if the lockfile has none."""
@@ -66,8 +71,8 @@ class LockedPackage:
 
     @property
     def file_name(self) -> str:
-        """The last part of the URL, percent-encoded as in the lockfile."""
-        return self.url.split("#", 1)[0].rsplit("/", 1)[-1]
+        """The last part of the path of the URL, percent-encoded as in the lockfile."""
+        return file_name_of(self.url)
 
     @property
     def build(self) -> str:
@@ -386,7 +391,7 @@ def count_tags(file_name: str) -> int:
 def check_package_url(url: str) -> None:
     """Raise ``ValueError`` if ``url`` isn't a URL, or is the one of a wheel whose tags would take long to parse."""
     Url.parse(url)
-    name = unquote(re.split("[?#]", url)[0].rpartition("/")[2])
+    name = unquote(file_name_of(url))
     if name.endswith(".whl") and count_tags(name) > _MOST_TAGS:
         raise ValueError(f"its file name has more than {_MOST_TAGS:,} tags")
 

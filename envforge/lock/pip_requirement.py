@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import Hint
-from envforge.lock.lockfile import check_package_url
+from envforge.lock.lockfile import check_package_url, file_name_of
 from envforge.lock.platforms import is_valid_marker
 
 
@@ -70,7 +70,7 @@ def pinned(requirement: Requirement) -> Requirement:
 def _wheel_in(url: str) -> tuple[str, Version]:
     """Return the name and the version in the URL of a wheel; raise ``ValueError``."""
     check_package_url(url)
-    return parse_wheel_filename(unquote(re.split("[?#]", url)[0].rpartition("/")[2]))[:2]
+    return parse_wheel_filename(unquote(file_name_of(url)))[:2]
 
 
 def _is_wheel(requirement: Requirement) -> bool:

@@ -27,6 +27,7 @@ from envforge.lock.lockfile import (
     LockfileError,
     Manager,
     check_package_url,
+    file_name_of,
     parse_lockfile,
     reached,
 )
@@ -370,7 +371,7 @@ def _package(name: str, version: str, manager: Manager, origin: tuple[str, str],
 
 
 def _of_archive(url: str, where: str, number: int) -> tuple[str, str]:
-    name = unquote(url.rsplit("/", 1)[-1])
+    name = unquote(file_name_of(url))
     match = re.fullmatch(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?:\.conda|\.tar\.bz2)", name)
     if match is None or "://" not in url:
         raise _explicit_fault(where, number, "the URL of a `.conda` or `.tar.bz2` file", url)
@@ -378,7 +379,7 @@ def _of_archive(url: str, where: str, number: int) -> tuple[str, str]:
 
 
 def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
-    parts = unquote(url.rsplit("/", 1)[-1]).split("-")
+    parts = unquote(file_name_of(url)).split("-")
     try:
         check_package_url(url)
     except ValueError as error:

@@ -33,6 +33,7 @@ from envforge.lock.lockfile import (
     VariableName,
     VariableValue,
     check_package_url,
+    file_name_of,
     text_of,
     variables_text,
 )
@@ -49,6 +50,7 @@ LOCK_SHA256 = "sha256"
 _CONTENT_SHA256 = "content_sha256"
 CREATED_BY = "envforge"
 HOW_TO_CHANGE = "To change it, edit environment.yml, then run"  # in the header of ``lock --pylock``, not of exports
+_MOST_ENVIRONMENTS = 100  # envforge writes one for each platform
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
 # newer than any real glibc and macOS: `install` compares the requirements of the chosen wheel with the machine
 NEWEST = {"__glibc": "2.99", "__osx": "99.0"}
@@ -195,7 +197,7 @@ class _File:
 
     @property
     def file_name(self) -> str:
-        return unquote(self.url.split("#", 1)[0].rsplit("/", 1)[-1])
+        return unquote(file_name_of(self.url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,8 @@ def parse_pylock(text: str, where: str) -> Lockfile:
     minor = re.fullmatch(r"==\s*([0-9]{1,3}\.[0-9]{1,3})\.\*", values["requires-python"])
     if minor is None:
         raise document.fault("requires-python", "one minor version such as `==3.12.*`", values["requires-python"])
+    if len(read.environments) > _MOST_ENVIRONMENTS:
+        raise document.fault("environments", f"at most {_MOST_ENVIRONMENTS} markers", str(len(read.environments)))
     python = Version(minor[1])
     allowed = [
         name
@@ -314,9 +318,14 @@ def _refuse_foreign(document: Document, values: Mapping[str, Any], where: str) -
 
 def _holds(document: Document, marker: str, platform: str, python: Version, path: str) -> bool:
     try:
-        return bool(Marker(marker).evaluate({**marker_environment(platform, python), "extra": ""}))
+        return _evaluate(marker, platform, python)
     except (ValueError, KeyError) as error:  # an invalid marker, or one of a variable such as `extras`
         raise document.fault(path, "an environment marker for platforms and Python versions", marker) from error
+
+
+@lru_cache(maxsize=10_000)
+def _evaluate(marker: str, platform: str, python: Version) -> bool:
+    return bool(Marker(marker).evaluate({**marker_environment(platform, python), "extra": ""}))
 
 
 def _of_package(

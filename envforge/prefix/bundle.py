@@ -148,7 +148,7 @@ def read_bundle(path: Path) -> Bundle:
     try:
         with _Headers(path.open("rb", buffering=0)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                _refuse_stranger(path, member, {*texts, *members})
+                _refuse_stranger(path, member, is_second=member.name in texts or member.name in members)
                 if member.name.startswith("packages/"):
                     members[member.name] = Span(member.offset_data, member.size)
                 else:
@@ -187,14 +187,14 @@ def _assembled(path: Path, texts: Mapping[str, bytes], members: Mapping[str, Spa
     return Bundle(path=path, platform=about.platform, lock=texts[LOCK], members=members)
 
 
-def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
+def _refuse_stranger(path: Path, member: tarfile.TarInfo, *, is_second: bool) -> None:
     """Raise ``EnvforgeError`` for a member that envforge doesn't write, even though nothing is unpacked by name."""
     name = member.name
     if not member.isreg() or member.issparse():
         raise _fault(path, f"its member `{name}` is not a plain file")
     if name not in {ABOUT, LOCK, SUMS} and (_PACKAGE.fullmatch(name) is None or name.endswith(("/..", "/."))):
         raise _fault(path, f"its member `{name}` does not belong in a bundle")
-    if name in seen:
+    if is_second:
         raise _fault(path, f"it contains `{name}` twice")
     if member.size > _LONGEST.get(name, member.size):
         raise _fault(path, f"its `{name}` is too large: {member.size} bytes")

@@ -377,6 +377,8 @@ def _check_member(name: str, artifact: Artifact) -> None:
             raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
         if kind == "data" and path:
             check_path(artifact, path)
+        if kind == "scripts" and "/" in path:
+            raise archive_damaged(artifact, f"`{printable(name)}` is in a directory of programs")
         folder, _, program = path.rpartition("/")
         if program and (kind, folder) in {("scripts", ""), ("data", "bin"), ("data", "Scripts")}:
             check_program(artifact, program)

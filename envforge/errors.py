@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import signal
@@ -93,7 +92,6 @@ def exit_process(code: int) -> NoReturn:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    atexit._run_exitfuncs()  # noqa: SLF001 - as without rattler: `verify` ends its children there
     # 35 of 150 processes died with SIGSEGV or SIGABRT after their answer, because threads of py-rattler 0.28 outlive a
     # solve and enter the interpreter while it finalizes; waiting for them would take longer than the solve
     os._exit(code)

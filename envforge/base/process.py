@@ -185,8 +185,9 @@ def exit_on_signals() -> None:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
 
 
-@atexit.register  # observers run in threads, which an interrupt doesn't reach
-def _end_children() -> None:
+@atexit.register
+def end_children() -> None:
+    """Kill all children, which run in threads that an interrupt doesn't reach."""
     for group, mark in tuple(_running.items()):
         _end_processes(group, mark)
 

@@ -246,7 +246,8 @@ def _count(text: str | bytes, marks: str) -> int:
 
 # few documents match: looking at every value takes long
 _MAY_BE_ODD = (
-    r"\\u[dD]|\b(?:[\d_:]{19}|0[xXo][\da-fA-F_]{16}|0b[01_]{63})|[\d.][eE]\+?\d{3,}\b|\b(?i:nan|inf|infinity)\b"
+    r"\\u[dD]|\b(?:[\d_:]{19}|0[xXo][\da-fA-F_]{16}|0b[01_]{63})|[\d._][eE]\+?[\d_]{3,}\b|\b(?i:nan|inf|infinity)\b"
+    r"|!!|!<|%TAG|\x00"  # tags and UTF-16 of YAML can hide the rest
 )
 _MAY_BE_ODD_TEXT, _MAY_BE_ODD_BYTES = re.compile(_MAY_BE_ODD), re.compile(_MAY_BE_ODD.encode())
 

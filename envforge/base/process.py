@@ -54,6 +54,7 @@ class ProcessEnd:
 
 MARK = "@envforge "
 _KEPT = 4000
+_MOST_OUTPUT = 1 << 25  # bytes
 _GRACE_S = 2.0
 TICK_S = 5.0
 
@@ -133,8 +134,11 @@ def _reader(pipe: IO[bytes] | None, take: Callable[[bytes], object]) -> threadin
     def read() -> None:
         if pipe is not None:
             with pipe:
-                for line in pipe:
-                    take(line)
+                left = _MOST_OUTPUT
+                for line in iter(partial(pipe.readline, _MOST_OUTPUT), b""):
+                    left -= len(line)
+                    if left >= 0:  # the rest is read, so that the process isn't blocked
+                        take(line)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()

@@ -31,7 +31,7 @@ from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Tree, Unpacked
 from envforge.prefix.installed import ORIGIN, read_record, sha256_of_row
 
-RESERVED = {"conda-meta", ENVFORGE_DIRECTORY, "__clobbers__"}  # the last one is of rattler
+RESERVED = {"conda-meta", ENVFORGE_DIRECTORY, "pyvenv.cfg", "__clobbers__"}  # the last one is of rattler
 INFO = "info"
 _LARGEST_LIST = 1 << 25  # bytes; a list of 100,000 files has 20 MB
 _MOST_ROWS = 500_000

@@ -172,7 +172,16 @@ def test_number_that_later_code_cannot_handle_is_rejected(text: str, number: str
 
 
 @pytest.mark.parametrize(
-    "text", ["a: 0xfffffffffffffffff", "1: .inf", "18446744073709551616: a", "[1_000_000_000_000_000_000_000]"]
+    "text",
+    [
+        "a: 0xfffffffffffffffff",
+        "a: 1._e+999",
+        "a: !!float 1._0e+9_9_9",
+        "a: !<tag:yaml.org,2002:float> .inf",
+        "1: .inf",
+        "18446744073709551616: a",
+        "[1_000_000_000_000_000_000_000]",
+    ],
 )
 def test_number_in_yaml_that_later_code_cannot_handle_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"bits|inf"):

@@ -706,6 +706,7 @@ EVIL_WHEELS: dict[str, Wheel] = {
     "mark of direction": {"a\u202egpj.py": ""},
     "long path": {"x/" * 1500 + "y": ""},
     "program python": {f"{INFO}/entry_points.txt": "[console_scripts]\npython3.11 = evil:main\n"},
+    "settings of the environment": {"evil-1.0.data/data/pyvenv.cfg": "home = /x"},
     "script in a directory": {"evil-1.0.data/scripts/d/x": ""},
     "script python": {"evil-1.0.data/scripts/python": ""},
     "data python": {"evil-1.0.data/data/bin/python3": ""},

@@ -317,6 +317,14 @@ def test_process_in_another_session_does_not_outlive_a_signal(number: int, code:
     assert has_ended(int(done.stdout), 10.0)
 
 
+def test_output_without_end_is_read_and_not_kept(tmp_path: Path) -> None:
+    program = "print('@envforge [1]'); [print('x' * 10**6) for _ in range(40)]; print('@envforge {}')"
+    program = program.replace("[1]", '{"a": 1}')
+    end, lines = run_child(child(tmp_path, program))
+    assert end.is_good
+    assert lines == ({"a": 1},)
+
+
 def test_every_measure_is_needed_by_a_check() -> None:
     assert {need for check in CHECKS for need in check.needs} == {"collective", *MEASUREMENTS}
     assert [check.id for check in CHECKS if not check.needs] == []

@@ -144,7 +144,7 @@ class Document:
             raise self.fault("", "JSON", str(error)) from error
         # the search for all of them takes seconds in repodata
         if (not self.trusted or "\\ud" in text.lower()) and (odd := _odd_value(text, value)) is not None:
-            raise self.fault("", *odd)
+            raise self.fault(*odd)
         return self.convert(value, type_)
 
     def read_yaml(self, text: str | bytes, type_: type[_T]) -> _T:
@@ -168,7 +168,7 @@ class Document:
         if _is_deep(value):
             raise self.fault("", "TOML with fewer levels", text)
         if (odd := _odd_value(text, value)) is not None:
-            raise self.fault("", *odd)
+            raise self.fault(*odd)
         return self.convert(value, type_)
 
     def convert(self, value: object, type_: type[_T], path: str = "") -> _T:
@@ -208,7 +208,7 @@ def load_yaml(text: str | bytes) -> Any:
     finally:
         loader.dispose()
     if (odd := _odd_value(text, value)) is not None:
-        raise ValueError(odd[1])
+        raise ValueError(f"{odd[0]}: {odd[2]}" if odd[0] else odd[2])
     return value
 
 
@@ -253,22 +253,24 @@ _MAY_BE_ODD = (
 _MAY_BE_ODD_TEXT, _MAY_BE_ODD_BYTES = re.compile(_MAY_BE_ODD), re.compile(_MAY_BE_ODD.encode())
 
 
-def _odd_value(text: str | bytes, value: object) -> tuple[str, str] | None:
-    """Return what was expected and found if a document has a value that later code can't format, count, or encode."""
+def _odd_value(text: str | bytes, value: object) -> tuple[str, str, str] | None:
+    """Return the path, the expected value, and the found value of what later code can't format, count, or encode."""
     may_be = _MAY_BE_ODD_BYTES.search(text) if isinstance(text, bytes) else _MAY_BE_ODD_TEXT.search(text)
-    waiting = [value] if may_be else []
+    waiting = [("", value)] if may_be else []
     while waiting:
-        match waiting.pop():
-            case str() as found if any("\ud800" <= each <= "\udfff" for each in found):
-                return "Unicode text", "a lone surrogate, which no text contains"
+        path, each = waiting.pop()
+        match each:
+            case str() as found if any("\ud800" <= letter <= "\udfff" for letter in found):
+                return path, "Unicode text", "a lone surrogate, which no text contains"
             case int() as found if found.bit_length() > _MOST_BITS:
-                return f"integers of at most {_MOST_BITS} bits", f"an integer of {found.bit_length():,} bits"
+                return path, f"an integer of at most {_MOST_BITS} bits", f"{found.bit_length():,} bits"
             case float() as found if not math.isfinite(found):
-                return "finite numbers", str(found)
+                return path, "a finite number", str(found)
             case dict() as found:
-                waiting += [*found, *found.values()]
+                waiting += [(path, key) for key in found]
+                waiting += [(_join(path, key) if isinstance(key, str) else path, inner) for key, inner in found.items()]
             case list() as found:
-                waiting += found
+                waiting += [(f"{path}[{index}]", inner) for index, inner in enumerate(found)]
     return None
 
 

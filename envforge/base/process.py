@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -181,17 +181,25 @@ def adopt_orphans() -> None:
         _is_subreaper = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
-def exit_on_signals() -> None:
-    """Let the signals of schedulers and terminals raise ``SystemExit``, so that children are ended."""
+@contextlib.contextmanager
+def ending_children() -> Iterator[None]:
+    """Kill all children at the end of the block, also if a signal of a scheduler or a terminal ends it."""
+    former = []
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM"):
         number = getattr(signal, name, None)  # Windows has one of them
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+            former.append(number)
+    try:
+        yield
+    finally:
+        _end_children()
+        for number in former:
+            signal.signal(number, signal.SIG_DFL)
 
 
-@atexit.register
-def end_children() -> None:
-    """Kill all children, which run in threads that an interrupt doesn't reach."""
+@atexit.register  # they run in threads, which an interrupt doesn't reach
+def _end_children() -> None:
     for group, mark in tuple(_running.items()):
         _end_processes(group, mark)
 

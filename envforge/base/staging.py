@@ -98,7 +98,7 @@ class Swap:
 def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> None:
     """Perform a swap through the directory of ``staging``; raise ``TargetError`` if it would write through a link."""
     for path in (*swap.removed, *(file.path for file in swap.files)):
-        if (link := _link_on_the_way(path, (target,))) is not None:
+        if (link := _link_on_the_way(path, (target.resolve(),))) is not None:
             raise TargetError(
                 f"`{link}` is a symbolic link, so `{target / path}` may be outside the project; nothing was written",
                 hint="put a directory in place of the link, and run the command again",
@@ -197,14 +197,14 @@ def _read_journal(stage: Path, target: Path) -> _SwapJournal:
         place = PurePosixPath(text)
         if place.is_absolute() or {"..", ".git"} & {part.lower() for part in place.parts} or "\0" in text:
             raise document.fault("", "paths inside the project", text)
-        if _link_on_the_way(place, (target, stage / "old", stage / "new")) is not None:
+        if _link_on_the_way(place, (target.resolve(), stage / "old", stage / "new")) is not None:
             raise document.fault("", "paths that lead through no symbolic link", text)
     return journal
 
 
 def _link_on_the_way(path: PurePosixPath, roots: Iterable[Path]) -> Path | None:
-    """Return the first symbolic link among the directories that a path names below the roots."""
-    folders = (root / parent for root in roots for parent in path.parents if parent.parts)
+    """Return the first symbolic link among the directories that a path names in the roots."""
+    folders = (root / parent for root in roots for parent in path.parents)
     return next((folder for folder in folders if folder.is_symlink()), None)
 
 

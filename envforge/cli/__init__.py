@@ -200,7 +200,7 @@ def run_process() -> NoReturn:
     try:
         code = main()
         sys.stdout.flush()
-    except SystemExit as stop:  # `exit_on_signals`
+    except SystemExit as stop:  # `ending_children`
         _write_stderr("error: ended by a signal")
         code = int(stop.code or 1)
     except StdoutError as error:

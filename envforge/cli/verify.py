@@ -272,7 +272,7 @@ def _observe(
 ) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
-    from envforge.base.process import adopt_orphans, end_children, exit_on_signals, survivors
+    from envforge.base.process import adopt_orphans, ending_children, survivors
     from envforge.cli.options import warn_of_incomplete_change
     from envforge.machine.world import World
     from envforge.verify.checks import choose
@@ -286,11 +286,8 @@ def _observe(
     if situation.lock is not None:
         warn_of_incomplete_change(situation.lock)
     adopt_orphans()
-    exit_on_signals()
-    try:
+    with ending_children():
         record = observe(situation, surroundings, selection.checks)
-    finally:
-        end_children()  # here, too, because `exit_process` may skip the exit handlers
     if left := " ".join(map(str, survivors())):
         click.echo(
             f"warning: a check left processes that could not be killed; to try again, run `kill -9 {left}`", err=True

@@ -167,7 +167,7 @@ JSON = st.recursive(
 @pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775808000", "1e999", "NaN", "-Infinity"])
 @pytest.mark.parametrize("text", ["{}", "[[{}]]", '{{"a": [1, {}]}}'])
 def test_number_that_later_code_cannot_handle_is_rejected(text: str, number: str) -> None:
-    with pytest.raises(EnvforgeError, match=r"expected (integers of at most 64 bits|finite numbers), found"):
+    with pytest.raises(EnvforgeError, match=r"expected (an integer of at most 64 bits|a finite number), found"):
         CLOSED.read_json(text.format(number), object)
 
 

@@ -300,17 +300,17 @@ def test_process_in_another_session_does_not_outlive_a_signal(number: int, code:
     program = (
         "import os, sys, threading, time\n"
         "from pathlib import Path\n"
-        "from envforge.base.process import Child, adopt_orphans, exit_on_signals, run_child\n"
+        "from envforge.base.process import Child, adopt_orphans, ending_children, run_child\n"
         "adopt_orphans()\n"
-        "exit_on_signals()\n"
         "heard = threading.Event()\n"
         "def hear(line): print(line['pid'], flush=True); heard.set()\n"
         f"command = (sys.executable, '-c', {started!r})\n"
         "child = Child(command=command, environment={}, folder=Path('.'), limit_s=600, hear=hear)\n"
         "threading.Thread(target=run_child, args=(child,), daemon=True).start()\n"
         "heard.wait(60)\n"
-        f"os.kill(os.getpid(), {int(number)})\n"
-        "time.sleep(60)\n"
+        "with ending_children():\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    time.sleep(60)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
     assert (done.returncode if done.returncode > 0 else 1) == code

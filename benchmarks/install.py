@@ -147,7 +147,7 @@ def compare(folder: Path, wheels: Iterable[Path], packages: int, rounds: int) ->
     ours = [sys.executable, "-m", "envforge"]
     found: dict[str, list[Measure]] = {}
     measure([*ours, "--version"], environment)
-    measure([sys.executable, "-c", "import envforge.prefix.install, uv"], environment)
+    measure([sys.executable, "-c", "import envforge.prefix.apply, uv"], environment)
     with made(folder, wheels, packages) as url:
         install = [*ours, "install", str(folder / "conda-lock.yml"), "--frozen", "--prefix"]
         hand = [sys.executable, str(script), url, str(folder / "requirements.txt")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from envforge.base.urls import show_url
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import walk
 from envforge.prefix.installed import read_conda, read_distributions, site_packages_of
@@ -70,6 +71,12 @@ def _own(prefix: Path) -> Iterator[str]:
     linked = (os.path.realpath(prefix / path) for path in owned.difference(found))
     owned |= {Path(os.path.relpath(path, root)).as_posix() for path in linked}
     yield from (path for path in found if path not in owned)
+
+
+def note_editables(editable: Iterable[tuple[str, str]], progress: InstallProgress) -> None:
+    """Report the editable installs that stay, by name and address."""
+    for name, url in editable:
+        progress.note(f"kept the editable install of `{name}` (`{show_url(url)}`), which is not locked")
 
 
 def editable_command(prefix: Path, url: str, before: str, *, has_pip: bool) -> str:

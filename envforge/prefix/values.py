@@ -106,6 +106,22 @@ class Preview:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """The smallest set of changes that makes a prefix match a plan.
+
+    ``wheels_replaced`` are uninstalled before conda packages with the same files are linked.
+    """
+
+    conda: tuple[Artifact, ...]
+    conda_kept: tuple[str, ...]
+    conda_removed: tuple[str, ...]
+    wheels: tuple[Artifact, ...]
+    wheels_removed: tuple[str, ...]
+    wheels_replaced: tuple[str, ...] = ()
+    venv_kept: bool = False  # the prefix is a virtual environment with the Python of the lockfile
+
+
 class Supply(Protocol):
     """Package files that come with the request, such as a bundle. They are verified like downloads."""
 

@@ -72,7 +72,7 @@ def test_options_of_one_name_read_one_variable() -> None:
         (["detect"], 17),
         (["explain", "--machine", "t4"], 31),
         (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 46),
-        (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 45),
+        (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 39),
         (["verify", "--fast"], 66),
     ],
 )

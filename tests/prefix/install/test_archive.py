@@ -22,8 +22,8 @@ import zstandard
 from envforge.base.files import current_umask
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix import apply as apply_module
 from envforge.prefix import conda_packages
-from envforge.prefix import install as install_module
 from envforge.prefix import wheels as wheels_module
 from envforge.prefix.journal import read_journal
 from envforge.prefix.package_checks import check_path
@@ -466,11 +466,11 @@ def test_another_package_of_the_same_name_does_not_replace_the_locked_one(
     link = conda_packages.link
 
     def link_late(*arguments: Any) -> None:  # the other install runs between the check and the links of this one
-        monkeypatch.setattr(install_module, "link", link)
+        monkeypatch.setattr(apply_module, "link", link)
         place.install(lock_of_other, prefix=place.folder / "second")
         link(*arguments)
 
-    monkeypatch.setattr(install_module, "link", link_late)
+    monkeypatch.setattr(apply_module, "link", link_late)
     place.install(lock)
     assert (place.prefix / "share" / "x").read_text() == "good"
     assert (place.folder / "second" / "share" / "x").read_text() == "other"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix.apply import split_python
 from envforge.prefix.cache import Store
 from envforge.prefix.conda_packages import unpack
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.install import split_python
 from envforge.prefix.installed import pip_installed
 from envforge.prefix.journal import lock_prefix, mark_writing
 from envforge.prefix.wheels import Batch, Site, stand_alone
@@ -120,7 +120,7 @@ def test_an_early_attempt_that_ends_in_an_error_of_python_is_not_hidden(
     def fail(batch: Batch) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("envforge.prefix.install.install_wheels", fail)
+    monkeypatch.setattr("envforge.prefix.apply.install_wheels", fail)
     lock.conda(channel.packages["python"]).wheel(channel.folder / "wheels" / "tool-1.0-py3-none-any.whl")
     with pytest.raises(ZeroDivisionError):
         place.install(lock.write(tmp_path / "conda-lock.yml"))

@@ -30,18 +30,16 @@ from envforge.lock.inputs import read_inputs, virtual_packages_of
 from envforge.lock.lockfile import parse_lockfile
 from envforge.lock.python_index import configured_index
 from envforge.machine.nvidia_text import (
-    TextFormatError,
     parse_compute_capabilities,
-    parse_proc_version,
     parse_smi_csv,
     parse_smi_list,
     parse_smi_query,
     parse_smi_table,
     parse_smi_versions,
     parse_smi_xml,
-    parse_version,
 )
 from envforge.machine.record import machine_from_json
+from envforge.machine.values import TextFormatError, parse_proc_version, parse_version
 from envforge.prefix.installed import read_conda
 from envforge.project.record import parse_project_file
 from envforge.project.templates import parse_manifest

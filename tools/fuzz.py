@@ -62,14 +62,9 @@ with _instrumented():
     from envforge.lock.project import complete_transaction
     from envforge.lock.python_index import configured_index, extra_indexes
     from envforge.machine.evidence import read_report
-    from envforge.machine.nvidia_text import (
-        TextFormatError,
-        parse_compute_capabilities,
-        parse_proc_version,
-        parse_smi_table,
-        parse_smi_xml,
-    )
+    from envforge.machine.nvidia_text import parse_compute_capabilities, parse_smi_table, parse_smi_xml
     from envforge.machine.record import read_machine
+    from envforge.machine.values import TextFormatError, parse_proc_version
     from envforge.machine.world import ProgramResult
     from envforge.prefix.activation import variables
     from envforge.prefix.bundle import read_bundle, write_bundle

@@ -8,8 +8,7 @@ from packaging.version import Version
 
 from envforge.machine.evidence import Evidence, NvmlCode
 from envforge.machine.gpu_tables import driver_support, has_open_module, other_gpus, pci_gpu
-from envforge.machine.nvidia_text import parse_library_file
-from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, Visible, driver_text
+from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, Visible, driver_text, parse_library_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

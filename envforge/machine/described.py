@@ -27,8 +27,6 @@ from envforge.machine.gpu_tables import (
 )
 from envforge.machine.nvidia_text import (
     SmiReport,
-    TextFormatError,
-    clean,
     parse_smi_csv,
     parse_smi_list,
     parse_smi_query,
@@ -37,7 +35,7 @@ from envforge.machine.nvidia_text import (
     parse_smi_xml,
     smi_failure,
 )
-from envforge.machine.values import PYTHON, Condition, Driver, Gpu, Machine, driver_text
+from envforge.machine.values import PYTHON, Condition, Driver, Gpu, Machine, TextFormatError, clean, driver_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

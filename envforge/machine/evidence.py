@@ -8,27 +8,26 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
 from envforge.machine.gpu_tables import OtherGpu, pci_gpu, read_other_gpus, tegra_capability
-from envforge.machine.nvidia_text import (
-    SmiReport,
+from envforge.machine.values import (
+    Gpu,
+    MigDevice,
     TextFormatError,
     clean,
-    parse_compute_capabilities,
     parse_library_file,
     parse_nvml_version,
     parse_proc_version,
-    parse_smi_table,
-    parse_smi_xml,
     parse_version,
-    smi_failure,
 )
-from envforge.machine.values import Gpu, MigDevice
 from envforge.machine.world import ProgramResult, World
+
+if TYPE_CHECKING:
+    from envforge.machine.nvidia_text import SmiReport
 
 NVIDIA_VENDOR = "0x10de"
 _SUBDIRS = {
@@ -356,6 +355,8 @@ def ask_smi(world: World) -> SmiAnswer:
 
 
 def _smi_answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
+    from envforge.machine.nvidia_text import parse_smi_table, parse_smi_xml, smi_failure  # noqa: PLC0415 - if NVML fails
+
     if xml.exit_code is None:
         return SmiAnswer(source="nvidia-smi -q -x", failure="hung", text="no response in time")
     failure = smi_failure(xml.exit_code, xml.stdout + xml.stderr)
@@ -379,6 +380,8 @@ def _smi_answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
 
 
 def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiReport:
+    from envforge.machine.nvidia_text import parse_compute_capabilities  # noqa: PLC0415 - only if NVML doesn't answer
+
     if not report.gpus:
         return report
     result = world.run((program, *_QUERY_CAPABILITY))

@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.errors import ESCAPE_SEQUENCE
 from envforge.machine.gpu_tables import named_capability, pci_gpu
-from envforge.machine.values import Gpu, MigDevice, driver_text
+from envforge.machine.values import Gpu, MigDevice, TextFormatError, clean, driver_text, parse_version
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
 
-# numbers are limited, because Python rejects those of thousands of digits
-_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+", re.ASCII)
-_KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
-_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d{1,9}(?:\.\d{1,9})*)$")
-_NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
 _MEMORY = re.compile(r"\b(\d{1,12})\s*MiB", re.ASCII)
 # "KMD Version" and "CUDA UMD Version" replace the older labels from driver 610 on
 _HEADER = re.compile(
@@ -46,8 +40,6 @@ _LISTED_GPU = re.compile(r"^GPU (?P<index>\d{1,4}): (?P<name>.*?) \((?:UUID: (?P
 _LISTED_MIG = re.compile(r"^\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^()]*)\)")
 _VERSION_LINE = re.compile(r"^(?:KMD|DRIVER) version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _CUDA_LINE = re.compile(r"^CUDA (?:UMD )?version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
-# control characters, and the marks that change the direction of text
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _FAILURES = (
     ("driver/library version mismatch", "driver-library-mismatch"),
     ("couldn't communicate with the nvidia driver", "driver-not-loaded"),
@@ -64,14 +56,6 @@ _EXIT_CODES = {6: "no-devices", 9: "driver-not-loaded", 12: "library-not-found",
 }
 
 
-class TextFormatError(ValueError):
-    """Output of a tool in an unknown format."""
-
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(f"expected {expected}, found `{found}`")
-        self.expected, self.found = expected, found
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmiReport:
     """The driver and the GPUs as ``nvidia-smi`` reports them; in WSL, the driver is the one of Windows."""
@@ -81,37 +65,6 @@ class SmiReport:
     gpus: tuple[Gpu, ...]
     is_windows: bool = False
     is_wsl: bool = False
-
-
-def clean(text: str) -> str:
-    """Remove escape sequences and control characters, because terminals and logs contain names from the machine."""
-    return _CONTROL.sub("", ESCAPE_SEQUENCE.sub("", text)).strip()
-
-
-def parse_version(text: str | None) -> Version | None:
-    """Return the version that starts a value such as ``610.57.04 [Deprecated; ...]``; None for ``N/A`` or ``ERR!``."""
-    match = _NUMBERS.match(text.strip()) if text else None
-    return Version(match[0]) if match else None
-
-
-def parse_proc_version(text: str) -> Version:
-    """Return the version in ``/proc/driver/nvidia/version`` (proprietary or open module); raise ``TextFormatError``."""
-    match = _KERNEL_MODULE.search(text)
-    if match is None:
-        raise TextFormatError("`Kernel Module  535.216.01`", clean(text)[:80])
-    return Version(match[1])
-
-
-def parse_library_file(path: str) -> Version | None:
-    """Return the driver version in the name of a library file such as ``libcuda.so.535.216.01``."""
-    match = _LIBRARY.search(path)
-    return Version(match[1]) if match else None
-
-
-def parse_nvml_version(text: str) -> Version | None:
-    """Return the driver version in an NVML version such as ``12.535.216.01``, without the CUDA major version."""
-    match = _NVML.fullmatch(text.strip())
-    return Version(match[1]) if match else None
 
 
 def parse_smi_xml(text: str) -> SmiReport:

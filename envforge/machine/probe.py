@@ -14,8 +14,7 @@ from packaging.version import Version
 from envforge.machine.conditions import Conclusion, find_conditions
 from envforge.machine.evidence import Evidence, NvmlCode, ask_libraries, gather, gpus_from_pci
 from envforge.machine.gpu_tables import branch_cuda, driver_support, named_capability, nearest_branch_cuda, pci_gpu
-from envforge.machine.nvidia_text import parse_library_file
-from envforge.machine.values import Driver, Gpu, Machine, apply_overrides, resolve_visible
+from envforge.machine.values import Driver, Gpu, Machine, apply_overrides, parse_library_file, resolve_visible
 from envforge.machine.world import World
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"

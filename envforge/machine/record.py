@@ -99,7 +99,7 @@ def parse_machine(content: bytes, where: str) -> Machine:
 
 def _described(text: str, document: Document) -> Machine:
     from envforge.machine.described import describe  # noqa: PLC0415 - as above
-    from envforge.machine.nvidia_text import TextFormatError  # noqa: PLC0415 - as above
+    from envforge.machine.values import TextFormatError  # noqa: PLC0415 - as above
 
     def structured(source: str) -> object:
         return document.read_json(source, Any) if source.lstrip()[:1] == "{" else document.read_yaml(source, Any)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.errors import Hint, RequestError
+from envforge.errors import ESCAPE_SEQUENCE, Hint, RequestError
+
+# numbers are limited, because Python rejects those of thousands of digits
+_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+", re.ASCII)
+_KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
+_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d{1,9}(?:\.\d{1,9})*)$")
+_NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
+# control characters, and the marks that change the direction of text
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +67,45 @@ def driver_text(version: Version) -> str:
     if len(rest) == 2 and rest[0] < 10:
         return f"{first}.{rest[0]}.{rest[1]}"
     return ".".join([str(first), *(f"{part:02d}" for part in rest)])
+
+
+class TextFormatError(ValueError):
+    """Output of a tool in an unknown format."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"expected {expected}, found `{found}`")
+        self.expected, self.found = expected, found
+
+
+def clean(text: str) -> str:
+    """Remove escape sequences and control characters, because terminals and logs contain names from the machine."""
+    return _CONTROL.sub("", ESCAPE_SEQUENCE.sub("", text)).strip()
+
+
+def parse_version(text: str | None) -> Version | None:
+    """Return the version that starts a value such as ``610.57.04 [Deprecated; ...]``; None for ``N/A`` or ``ERR!``."""
+    match = _NUMBERS.match(text.strip()) if text else None
+    return Version(match[0]) if match else None
+
+
+def parse_proc_version(text: str) -> Version:
+    """Return the version in ``/proc/driver/nvidia/version`` (proprietary or open module); raise ``TextFormatError``."""
+    match = _KERNEL_MODULE.search(text)
+    if match is None:
+        raise TextFormatError("`Kernel Module  535.216.01`", clean(text)[:80])
+    return Version(match[1])
+
+
+def parse_library_file(path: str) -> Version | None:
+    """Return the driver version in the name of a library file such as ``libcuda.so.535.216.01``."""
+    match = _LIBRARY.search(path)
+    return Version(match[1]) if match else None
+
+
+def parse_nvml_version(text: str) -> Version | None:
+    """Return the driver version in an NVML version such as ``12.535.216.01``, without the CUDA major version."""
+    match = _NVML.fullmatch(text.strip())
+    return Version(match[1]) if match else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from envforge.errors import RequestError
-from envforge.machine.nvidia_text import TextFormatError, parse_smi_query, parse_smi_table
+from envforge.machine.nvidia_text import parse_smi_query, parse_smi_table
 from envforge.machine.record import MachineRecordError, load_machine, parse_machine
-from envforge.machine.values import Machine
+from envforge.machine.values import Machine, TextFormatError
 from tests.support.captures import ROOT, captures, sections
 
 needs_captures = pytest.mark.skipif(not ROOT.is_dir(), reason="the real captures are not beside this checkout")

@@ -12,18 +12,20 @@ from packaging.version import Version
 from envforge.base.terms import ComputeCapability
 from envforge.machine.nvidia_text import (
     SmiReport,
+    parse_compute_capabilities,
+    parse_smi_table,
+    parse_smi_xml,
+    smi_failure,
+)
+from envforge.machine.values import (
     TextFormatError,
     clean,
-    parse_compute_capabilities,
+    driver_text,
     parse_library_file,
     parse_nvml_version,
     parse_proc_version,
-    parse_smi_table,
-    parse_smi_xml,
     parse_version,
-    smi_failure,
 )
-from envforge.machine.values import driver_text
 from tests.support.captures import ROOT, captures, sections
 
 MIB = 1024 * 1024

@@ -16,8 +16,7 @@ from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.needs import Needed
 from envforge.machine.driver_child import SOURCES
 from envforge.machine.evidence import NvmlCode, PciDevice, read_lines
-from envforge.machine.nvidia_text import clean
-from envforge.machine.values import Gpu, Machine
+from envforge.machine.values import Gpu, Machine, clean
 from envforge.verify.values import Signal, SignalCode
 
 

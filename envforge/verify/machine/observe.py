@@ -21,9 +21,8 @@ from envforge.lock.needs import requirements_of
 from envforge.lock.plan import make_plan, read_any_lock
 from envforge.lock.project import is_prefix, prefix_in
 from envforge.machine.evidence import NVIDIA_VENDOR, Evidence, LibcudaReport, NvmlCode
-from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
-from envforge.machine.values import VARIABLES, Machine, driver_text
+from envforge.machine.values import VARIABLES, Machine, clean, driver_text
 from envforge.machine.world import GROUPS, World, group_folders, processor_quota
 from envforge.prefix.cache import default_root
 from envforge.verify.machine.facts import (

@@ -87,7 +87,7 @@ def create_project(
     that isn't empty. With ``dry_run``, nothing is written or solved.
     """
     from envforge.base.staging import settle_interrupted
-    from envforge.catalogue.address import chosen_catalogue
+    from envforge.catalogue.index import chosen_catalogue
     from envforge.project.create import (
         LockedProject,
         LockWay,

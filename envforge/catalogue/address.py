@@ -1,10 +1,6 @@
-"""Parse catalogue URLs, and find the configured catalogue and its key.
+"""Parse the URLs of catalogues.
 
 ``Address.public`` contains no user and no password.
-
-[catalogue]
-address = "git+https://host.example/team/locks.git@main"
-public-key = "RW…"      # minisign; if set, every lockfile must be signed with it
 """
 
 from __future__ import annotations
@@ -13,16 +9,14 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
-from envforge.base.data_files import read_settings, read_settings_table, settings_error, user_file
 from envforge.base.urls import Url, show_url
-from envforge.errors import Hint, RequestError
+from envforge.errors import RequestError
 
 _EXAMPLES = (
     "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
@@ -145,73 +139,3 @@ def _git(text: str) -> Address:
     if folder.is_absolute() or ".." in folder.parts or ".git" in folder.parts:
         raise ValueError(f"`{value}` is not a directory inside the repository")
     return Address(kind="git", location=url.reveal(), rev=rev or None, subdirectory=folder)
-
-
-CATALOGUE_VARIABLE = "ENVFORGE_CATALOGUE"
-PROJECT_FILE = "envforge.toml"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChosenCatalogue:
-    """The URL of a catalogue, where it was configured, and the minisign key that must have signed its lockfiles."""
-
-    address: Address
-    source: str
-    public_key: str | None = None
-
-
-def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> ChosenCatalogue | None:
-    """Return the first configured catalogue with the key of its place, or None.
-
-    Raises ``RequestError`` if two files configure different keys for one place.
-    """
-    configured = tuple(_configured(folder))
-    stated = ((option, "--catalogue"), (environment.get(CATALOGUE_VARIABLE), CATALOGUE_VARIABLE))
-    typed = next(((parse_address(text, folder), source) for text, source in stated if text), None)
-    first = typed or next(((each.address, each.source) for each in configured), None)
-    if first is None:
-        return None
-    address, source = first
-    keys = {each.public_key: each.source for each in configured if each.address.place == address.place}
-    keys.pop(None, None)  # a file without a key doesn't disable the key of another
-    if len(keys) > 1:
-        raise RequestError(
-            f"{' and '.join(f'`{where}`' for where in keys.values())} have different keys for the catalogue "
-            f"`{address.public}`",
-            hint="remove one `public-key` below `[catalogue]`",
-            code="two-keys",
-        )
-    return ChosenCatalogue(address=address, source=source, public_key=next(iter(keys), None))
-
-
-def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> ChosenCatalogue:
-    """Return the configured catalogue; raise ``RequestError`` if there is none."""
-    found = chosen_catalogue(option, folder, environment)
-    if found is None:
-        raise RequestError(
-            f"no catalogue is configured: `--catalogue` and `{CATALOGUE_VARIABLE}` are not set, and `[catalogue] "
-            f"address` is not in `{folder / PROJECT_FILE}` or `{user_file()}`",
-            hint=(
-                Hint("to select a catalogue for this command, pass `--catalogue URL`"),
-                Hint('to configure one for every command, add `address = "URL"` below `[catalogue]` to either file'),
-            ),
-            code="no-catalogue",
-        )
-    return found
-
-
-def project_template(folder: Path) -> str | None:
-    """Return the template of a project; None if envforge.toml contains only settings."""
-    table = read_settings(folder / PROJECT_FILE).get("template")
-    name = table.get("name") if isinstance(table, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def _configured(folder: Path) -> Iterator[ChosenCatalogue]:
-    for path in (folder / PROJECT_FILE, user_file()):
-        table = read_settings_table(path, "catalogue", ("address", "public-key"))
-        if "address" in table:
-            address = parse_address(table["address"], path.parent)
-            yield ChosenCatalogue(address=address, source=str(path), public_key=table.get("public-key"))
-        elif table:
-            raise settings_error(path, "catalogue", "`address` next to `public-key`", "only `public-key`")

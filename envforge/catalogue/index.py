@@ -1,4 +1,9 @@
-"""Read the index of a catalogue, and its lockfiles, which the index identifies by the hash of their input."""
+"""Find the configured catalogue, and read its index and its lockfiles, which are identified by the hash of their input.
+
+[catalogue]
+address = "git+https://host.example/team/locks.git@main"
+public-key = "RW…"      # minisign; if set, every lockfile must be signed with it
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import datetime as dt
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,14 +20,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from packaging.version import Version
 
-from envforge.base.data_files import lockfiles_root
+from envforge.base.data_files import lockfiles_root, read_settings, read_settings_table, settings_error, user_file
 from envforge.base.documents import Document, Natural, Printable, Sha256, matching
 from envforge.base.files import regular
 from envforge.base.terms import WheelTag
-from envforge.errors import EnvforgeError, Hint
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Requirements, parse_lockfile, update_sha256
 
 if TYPE_CHECKING:
+    from envforge.catalogue.address import Address
     from envforge.lock.python_index import Located, PythonIndex, SimplePages
 
 INDEX_FILE = "index.json"
@@ -266,3 +272,76 @@ def _locate(package: LockedPackage, where: str, python_index: PythonIndex, pages
     if package.sha256 is None:
         raise fault(Path(where), f"package `{package.name}`", "a sha256", "none")
     return locate(package.url.removeprefix(PLACEHOLDER), package.sha256, python_index, pages)
+
+
+CATALOGUE_VARIABLE = "ENVFORGE_CATALOGUE"
+PROJECT_FILE = "envforge.toml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenCatalogue:
+    """The URL of a catalogue, where it was configured, and the minisign key that must have signed its lockfiles."""
+
+    address: Address
+    source: str
+    public_key: str | None = None
+
+
+def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> ChosenCatalogue | None:
+    """Return the first configured catalogue with the key of its place, or None.
+
+    Raises ``RequestError`` if two files configure different keys for one place.
+    """
+    configured = tuple(_configured(folder))
+    if not (configured or option or environment.get(CATALOGUE_VARIABLE)):
+        return None
+    from envforge.catalogue.address import parse_address  # noqa: PLC0415 - only teams have a catalogue
+
+    stated = ((option, "--catalogue"), (environment.get(CATALOGUE_VARIABLE), CATALOGUE_VARIABLE))
+    typed = next(((parse_address(text, folder), source) for text, source in stated if text), None)
+    address, source = typed or (configured[0].address, configured[0].source)
+    keys = {each.public_key: each.source for each in configured if each.address.place == address.place}
+    keys.pop(None, None)  # a file without a key doesn't disable the key of another
+    if len(keys) > 1:
+        raise RequestError(
+            f"{' and '.join(f'`{where}`' for where in keys.values())} have different keys for the catalogue "
+            f"`{address.public}`",
+            hint="remove one `public-key` below `[catalogue]`",
+            code="two-keys",
+        )
+    return ChosenCatalogue(address=address, source=source, public_key=next(iter(keys), None))
+
+
+def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> ChosenCatalogue:
+    """Return the configured catalogue; raise ``RequestError`` if there is none."""
+    found = chosen_catalogue(option, folder, environment)
+    if found is None:
+        raise RequestError(
+            f"no catalogue is configured: `--catalogue` and `{CATALOGUE_VARIABLE}` are not set, and `[catalogue] "
+            f"address` is not in `{folder / PROJECT_FILE}` or `{user_file()}`",
+            hint=(
+                Hint("to select a catalogue for this command, pass `--catalogue URL`"),
+                Hint('to configure one for every command, add `address = "URL"` below `[catalogue]` to either file'),
+            ),
+            code="no-catalogue",
+        )
+    return found
+
+
+def project_template(folder: Path) -> str | None:
+    """Return the template of a project; None if envforge.toml contains only settings."""
+    table = read_settings(folder / PROJECT_FILE).get("template")
+    name = table.get("name") if isinstance(table, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _configured(folder: Path) -> Iterator[ChosenCatalogue]:
+    for path in (folder / PROJECT_FILE, user_file()):
+        table = read_settings_table(path, "catalogue", ("address", "public-key"))
+        if "address" in table:
+            from envforge.catalogue.address import parse_address  # noqa: PLC0415 - as above
+
+            address = parse_address(table["address"], path.parent)
+            yield ChosenCatalogue(address=address, source=str(path), public_key=table.get("public-key"))
+        elif table:
+            raise settings_error(path, "catalogue", "`address` next to `public-key`", "only `public-key`")

@@ -172,7 +172,7 @@ def refresh(options: RefreshOptions) -> None:
 
 
 def _request(options: RefreshOptions, notes: list[str]) -> RefreshRequest:
-    from envforge.catalogue.address import chosen_catalogue
+    from envforge.catalogue.index import chosen_catalogue
     from envforge.facts.refresh import RefreshRequest
     from envforge.facts.signed import read_team_facts
     from envforge.lock.python_index import configured_index
@@ -230,7 +230,7 @@ def import_facts(options: ImportFactsOptions) -> None:
 
     If --public-key is passed or your catalogue has a `public-key`, FILE.minisig must be a signature by it.
     """
-    from envforge.catalogue.address import chosen_catalogue
+    from envforge.catalogue.index import chosen_catalogue
     from envforge.facts.signed import read_signed
     from envforge.pytorch.facts_file import contradictions
     from envforge.pytorch.matrix import built_in_matrix

@@ -21,7 +21,7 @@ from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
 from envforge.base.envelope import Json, fields_to_json
 from envforge.base.urls import has_secrets, hide_secrets
-from envforge.catalogue.address import chosen_catalogue
+from envforge.catalogue.index import chosen_catalogue
 from envforge.catalogue.signing import key_id
 from envforge.cli import print_result
 from envforge.cli.options import EnvironmentOptions, JsonOption, chosen_machine, takes

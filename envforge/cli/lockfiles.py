@@ -26,8 +26,7 @@ from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError, RequestError
 
 if TYPE_CHECKING:
-    from envforge.catalogue.address import ChosenCatalogue
-    from envforge.catalogue.index import CatalogueEntry
+    from envforge.catalogue.index import CatalogueEntry, ChosenCatalogue
     from envforge.catalogue.publish import PublishRequest
     from envforge.catalogue.signing import Signer
 
@@ -52,7 +51,7 @@ class CatalogueOptions:
 
     def chosen(self) -> ChosenCatalogue:
         """Return the catalogue that the option, or else a configuration file, names."""
-        from envforge.catalogue.address import need_catalogue
+        from envforge.catalogue.index import need_catalogue
 
         return need_catalogue(self.catalogue, Path(), os.environ)
 
@@ -91,8 +90,8 @@ class PublishOptions:
         import datetime as dt
         import getpass
 
-        from envforge.catalogue.address import project_template
         from envforge.catalogue.git import identity
+        from envforge.catalogue.index import project_template
         from envforge.catalogue.publish import PublishRequest
 
         fail_on_incomplete_change(self.lock)

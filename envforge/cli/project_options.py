@@ -117,7 +117,7 @@ class LockSourceOptions:
         mirrors = chosen_mirrors(self.mirrors)
         if self.no_lock:
             return LockWay(wanted=False)
-        from envforge.catalogue.address import chosen_catalogue
+        from envforge.catalogue.index import chosen_catalogue
 
         return LockWay(
             fresh=self.fresh,

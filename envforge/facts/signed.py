@@ -9,8 +9,8 @@ import datetime as dt
 from pathlib import Path
 
 from envforge.base.files import regular, write_atomic
-from envforge.catalogue.address import ChosenCatalogue
 from envforge.catalogue.directory import open_catalogue
+from envforge.catalogue.index import ChosenCatalogue
 from envforge.catalogue.signing import Signed, Signer, key_id, refuse_rollback, refused, verify
 from envforge.errors import EnvforgeError
 from envforge.pytorch.facts_file import FactsFile, facts_bytes, parse_facts

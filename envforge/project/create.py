@@ -46,7 +46,7 @@ from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select_platforms
 
 if TYPE_CHECKING:
-    from envforge.catalogue.address import ChosenCatalogue
+    from envforge.catalogue.index import ChosenCatalogue
     from envforge.lock.request import LockRequest, LockStep
 
 

@@ -10,12 +10,13 @@ import base64
 import hashlib
 import json
 import lzma
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from envforge.base import toml
 from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
 from envforge.base.files import regular
@@ -125,7 +126,7 @@ def dump_record(record: ProjectRecord) -> str:
     if record.machine is not None:
         document["machine"] = to_json(record.machine, omit_none=True)  # TOML has no null
     document["files"] = dict(record.files)
-    return _HEADER + toml.dumps(document)
+    return _HEADER + dump_toml(document)
 
 
 def dump_into(text: str, record: ProjectRecord) -> str:
@@ -344,3 +345,46 @@ def _compare(found: dict[PurePosixPath, PlannedFile], record: ProjectRecord, pat
             hint=_restore(path.parent.parent),
             code="baseline-damaged",
         )
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+# the bytes must equal those of tomlkit, because the SHA-256 of envforge.toml shows whether someone edited it
+def dump_toml(document: Mapping[str, Any]) -> str:
+    """Return the TOML of strings, numbers, booleans, lists, and mappings; the same values produce the same bytes."""
+    return "\n".join(_lines(document, ())).lstrip("\n") + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the lines of a table, values first, because everything after a table header belongs to that table."""
+    for name, value in table.items():
+        if not _holds_tables(value):
+            yield f"{_key(name)} = {_value(value)}"
+    for name, value in table.items():
+        if not _holds_tables(value):
+            continue
+        inner = (*path, _key(name))
+        opening, closing = ("[[", "]]") if isinstance(value, list) else ("[", "]")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(value, list) or not each or not all(_holds_tables(item) for item in each.values()):
+                yield f"\n{opening}{'.'.join(inner)}{closing}"
+            yield from _lines(each, inner)
+
+
+def _holds_tables(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _value(name)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if not isinstance(value, (str, bool, int, float)):
+        raise TypeError(f"TOML has no type for {value!r}")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace(
+        "\x7f", "\\u007f"
+    )  # TOML has the escapes of JSON

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from envforge.base.data_files import user_file
-from envforge.catalogue.address import chosen_catalogue, parse_address
+from envforge.catalogue.address import parse_address
 from envforge.catalogue.directory import lock_text, open_catalogue
-from envforge.catalogue.index import list_entries
+from envforge.catalogue.index import chosen_catalogue, list_entries
 from envforge.catalogue.signing import key_id
 from envforge.cli import main
 from envforge.errors import EnvforgeError, RequestError

@@ -69,11 +69,11 @@ def test_options_of_one_name_read_one_variable() -> None:
 @pytest.mark.parametrize(
     ("arguments", "most"),
     [
-        (["detect"], 17),
+        (["detect"], 16),
         (["explain", "--machine", "t4"], 31),
-        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 46),
-        (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 39),
-        (["verify", "--fast"], 66),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 43),
+        (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 38),
+        (["verify", "--fast"], 65),
     ],
 )
 def test_commands_load_few_modules_of_envforge(

@@ -11,7 +11,7 @@ import pytest
 
 from envforge.base.git import read_revision, restore_hints
 from envforge.base.net import unreachable_hints
-from envforge.catalogue.address import chosen_catalogue
+from envforge.catalogue.index import chosen_catalogue
 from envforge.cli import main
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.inputs import read_inputs, virtual_packages_of

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envforge.base import toml
+from envforge.project.record import dump_toml
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _SCALARS = st.one_of(
@@ -24,7 +25,7 @@ _TABLES: st.SearchStrategy[dict[str, Any]] = st.recursive(
 
 @given(_TABLES)
 def test_what_is_written_is_read_again(document: dict[str, Any]) -> None:
-    assert document == toml.loads(toml.dumps(document))
+    assert document == toml.loads(dump_toml(document))
 
 
 def test_bytes_are_those_of_tomlkit_so_that_records_of_earlier_versions_are_known_again() -> None:
@@ -37,10 +38,10 @@ def test_bytes_are_those_of_tomlkit_so_that_records_of_earlier_versions_are_know
         "empty": {},
     }
 
-    assert tomlkit.dumps(document) == toml.dumps(document)
+    assert tomlkit.dumps(document) == dump_toml(document)
 
 
 @pytest.mark.parametrize("value", [None, object(), float("nan")])
 def test_what_toml_cannot_say_is_refused(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
-        toml.dumps({"value": value})
+        dump_toml({"value": value})

@@ -86,24 +86,12 @@ def create_project(
     lockfile comes from a catalogue or is solved; with ``lock=False``, there is none. ``force`` writes into a directory
     that isn't empty. With ``dry_run``, nothing is written or solved.
     """
-    from envforge.base.staging import settle_interrupted
     from envforge.catalogue.index import chosen_catalogue
-    from envforge.project.create import (
-        LockedProject,
-        LockWay,
-        NewRequest,
-        draft_project,
-        find_locked,
-        obtain_lock,
-        write_project,
-    )
-    from envforge.project.plan import check_target
+    from envforge.project.create import LockWay, NewRequest, create
     from envforge.project.questions import shown
-    from envforge.project.templates import open_template
 
-    target = Path(os.path.abspath(directory))  # noqa: PTH100 - a symbolic link must stay one, to be rejected
     request = NewRequest(
-        target=target,
+        target=Path(os.path.abspath(directory)),  # noqa: PTH100 - a symbolic link must stay one, to be rejected
         query=_query(machine, cuda=cuda, torch=torch, python=python, platforms=platforms),
         name=name,
         variables=tuple(f"{key}={shown(value)}" for key, value in (answers or {}).items()),
@@ -112,15 +100,7 @@ def create_project(
         force=force,
         dry_run=dry_run,
     )
-    with open_template(template, Path()) as opened:
-        if not dry_run:
-            settle_interrupted(target)
-        check_target(target, force=force)
-        project = draft_project(opened, request)
-        locked = find_locked(project, request.query, request.way, _ignore) or LockedProject(
-            project=project, lock=obtain_lock(project.texts, request.way, _ignore)
-        )
-        return write_project(project, locked, request)
+    return create(template, request, _ignore)
 
 
 def lock_environment(

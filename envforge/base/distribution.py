@@ -41,9 +41,9 @@ def distribution_name() -> str:
     return str(toml.loads(text)["project"]["name"])
 
 
-def pinned_requirement(extra: str = "") -> str:
-    """Return the requirement for this version, such as ``name[smoke]==1.2.3``."""
-    return f"{_with_extra(extra)}=={__version__}"
+def pinned_requirement() -> str:
+    """Return the requirement for this version, such as ``name==1.2.3``."""
+    return f"{distribution_name()}=={__version__}"
 
 
 def fleet_requirement(option: str | None, environment: Mapping[str, str]) -> str:

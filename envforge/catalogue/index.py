@@ -207,16 +207,6 @@ def _placed(index: Index, root: Path) -> Index:
     return replace(index, entries=tuple(replace(entry, root=root) for entry in index.entries))
 
 
-def read_stored(entry: CatalogueEntry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
-    """Return the text of a stored lockfile with complete URLs; ``say`` receives where the wheels will come from.
-
-    Raises ``CatalogueError`` if the file differs from the one in the index, and ``EnvforgeError`` if the package index
-    has a file of the same name with another hash.
-    """
-    text = verified_text(entry)
-    return fill(text, str(entry.path), python_index, say)
-
-
 def filled(text: str, where: str, say: Callable[[str], None]) -> str:
     """Return ``text`` with the URLs of the configured package index; without placeholders, return it unchanged."""
     if PLACEHOLDER not in text:

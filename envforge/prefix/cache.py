@@ -29,7 +29,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envforge.base.files import file_lock, regular, write_atomic
+from envforge.base.files import file_lock, is_writable, regular, write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -388,7 +388,7 @@ _CLEANING = "cleaning.lock"
 def in_use(root: Path) -> Iterator[None]:
     """Keep cleanings away from the cache, and wait for a running one; a cache that isn't writable is not locked."""
     path = root / _USERS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
-    if not _writable(path.parent):
+    if not is_writable(path.parent):
         yield
         return
     with ExitStack() as held:
@@ -433,11 +433,3 @@ def _is_held(path: Path) -> bool:
         return True
     path.unlink(missing_ok=True)
     return False
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.base.staging import PlannedFile
+from envforge.base.staging import PlannedFile, settle_interrupted
 from envforge.base.urls import Mirrors, Url, show_url
 from envforge.catalogue.index import CatalogueEntry, filled, find_entry, list_entries, verified_text
 from envforge.errors import OutsideError, RequestError
@@ -32,6 +32,7 @@ from envforge.project.plan import (
     Project,
     abandoned,
     check_project_name,
+    check_target,
     enclosing_repository,
     package_name,
     place,
@@ -40,7 +41,7 @@ from envforge.project.plan import (
 )
 from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers
 from envforge.project.record import written_files
-from envforge.project.templates import Opened, Template, source_from
+from envforge.project.templates import Opened, Template, open_template, source_from
 from envforge.pytorch.matrix import Build, Matrix, Request, Selection
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select_platforms
@@ -153,7 +154,7 @@ def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockSte
     if found is not None:
         return found
     entry = find_entry(lockfiles_root(), texts.sha256)
-    return None if entry is None else _from_catalogue(entry, progress)
+    return None if entry is None else _filled(entry, verified_text(entry), progress)
 
 
 def _from_team(input_sha256: str, team: ChosenCatalogue, progress: Callable[[LockStep], None]) -> ProjectLock | None:
@@ -167,10 +168,6 @@ def _from_team(input_sha256: str, team: ChosenCatalogue, progress: Callable[[Loc
     except (OutsideError, NoCatalogueError) as error:
         _telling(progress)(f"skipping the catalogue that {team.source} names: {error.message}")
         return None
-
-
-def _from_catalogue(entry: CatalogueEntry, progress: Callable[[LockStep], None]) -> ProjectLock:
-    return _filled(entry, verified_text(entry), progress)
 
 
 def _filled(entry: CatalogueEntry, text: str, progress: Callable[[LockStep], None]) -> ProjectLock:
@@ -420,6 +417,19 @@ def write_project(wanted: Project, locked: LockedProject, request: NewRequest) -
         dry_run=request.dry_run,
         notes=(*_note_of_other_build(wanted, locked, target), *_notes_about(target)),
     )
+
+
+def create(template: str, request: NewRequest, progress: Callable[[LockStep], None]) -> Created:
+    """Create a project of a template, which is a name, a directory, or the URL of a repository."""
+    with open_template(template, Path()) as opened:
+        if not request.dry_run:
+            settle_interrupted(request.target)
+        check_target(request.target, force=request.force)
+        project = draft_project(opened, request)
+        locked = find_locked(project, request.query, request.way, progress)
+        if locked is None:
+            locked = LockedProject(project=project, lock=obtain_lock(project.texts, request.way, progress))
+        return write_project(project, locked, request)
 
 
 def require_platform(project: Project, platform: str) -> None:

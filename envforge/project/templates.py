@@ -147,15 +147,12 @@ def load_template(root: Path, name: str) -> Template:
     return parse_manifest(_read(path), path)
 
 
-def parse_manifest(text: str, path: Path, common_root: Path | None = None) -> Template:
-    """Parse the manifest at ``path``, in a directory of the template's name.
-
-    ``common_root`` has the files that templates share; by default, it is next to the template's directory.
-    """
+def parse_manifest(text: str, path: Path) -> Template:
+    """Parse the manifest at ``path``, in a directory of the template's name; the shared files are next to it."""
     manifest, document = _document(path).read_yaml(text, _Manifest), _document(path)
     if manifest.name != path.parent.name:
         raise document.fault("name", f"the name of its directory, `{path.parent.name}`", manifest.name)
-    return _template(document, manifest, path.parent, common_root or path.parent.parent / COMMON)
+    return _template(document, manifest, path.parent, path.parent.parent / COMMON)
 
 
 def load_foreign(root: Path, common_root: Path) -> Template:

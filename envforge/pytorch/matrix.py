@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -279,14 +279,14 @@ class Matrix:
         return next(rule for rule in self.python_defaults if rule.tag in (None, tag))
 
 
-def built_in_matrix(folder: Path | None = None) -> Matrix:
-    """Read the built-in matrix, or the one in another directory."""
-    return read_data("matrix.json", Matrix, folder)
+def built_in_matrix() -> Matrix:
+    """Read the built-in matrix."""
+    return read_data("matrix.json", Matrix)
 
 
-def facts_path(environment: Mapping[str, str] | None = None) -> Path | None:
+def facts_path() -> Path | None:
     """Return the file of refreshed facts, which may not exist; None if the built-in table is used alone."""
-    stated = (os.environ if environment is None else environment).get(FACTS_VARIABLE)
+    stated = os.environ.get(FACTS_VARIABLE)
     if stated:
         return None if stated == BUILT_IN else Path(stated)
     from platformdirs import user_data_path  # noqa: PLC0415 - not every command reads facts
@@ -294,10 +294,9 @@ def facts_path(environment: Mapping[str, str] | None = None) -> Path | None:
     return user_data_path("envforge", appauthor=False) / "facts.json"
 
 
-def load_matrix(folder: Path | None = None) -> Matrix:
-    """Return the built-in matrix, with the refreshed facts of this computer; only the matrix of another directory."""
-    matrix = built_in_matrix(folder)
-    path = None if folder is not None else facts_path()
+def load_matrix() -> Matrix:
+    """Return the built-in matrix, with the refreshed facts of this computer."""
+    matrix, path = built_in_matrix(), facts_path()
     if path is None or not (path.exists() or os.environ.get(FACTS_VARIABLE)):
         return matrix
     from envforge.pytorch.facts_file import installed_facts, layered  # noqa: PLC0415 - few computers have such a file

@@ -75,7 +75,7 @@ def commands() -> tuple[str, str, str]:
 def test_name_is_that_of_the_installed_distribution(installed: Installed) -> None:
     installed()
     assert distribution.distribution_name() == NAME
-    assert distribution.pinned_requirement("smoke") == f"{NAME}[smoke]=={__version__}"
+    assert distribution.pinned_requirement() == f"{NAME}=={__version__}"
 
 
 def test_name_of_a_bare_checkout_is_read_from_pyproject(monkeypatch: pytest.MonkeyPatch) -> None:

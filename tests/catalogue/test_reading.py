@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
-from envforge.catalogue.index import PLACEHOLDER, CatalogueError, fill, find_entry, list_entries, read_stored
+from envforge.catalogue.index import PLACEHOLDER, CatalogueError, fill, find_entry, list_entries, verified_text
 from envforge.lock.python_index import PythonIndex
 
 INDEX = PythonIndex(
@@ -120,7 +120,7 @@ def test_registry_addresses_are_filled_and_nothing_else_changes(tmp_path: Path) 
     entry = find_entry(catalogue(tmp_path), "1" * 64)
     assert entry is not None
     said: list[str] = []
-    text = read_stored(entry, INDEX, said.append)
+    text = fill(verified_text(entry), str(entry.path), INDEX, said.append)
     assert text == LOCK.replace(PLACEHOLDER, "https://index.example/files/")
     assert text != LOCK
     assert said == ["1 file from the package index https://index.example/simple (a test); URLs from its known layout"]
@@ -137,7 +137,7 @@ def test_changed_lock_is_refused_with_both_hashes(tmp_path: Path) -> None:
     entry = find_entry(catalogue(tmp_path, lock=LOCK + "\n"), "1" * 64)
     assert entry is not None
     with pytest.raises(CatalogueError) as caught:
-        read_stored(entry, INDEX)
+        verified_text(entry)
     assert caught.value.code == "catalogue-damaged"
     assert f"expected SHA-256 {ENTRY['sha256']}" in caught.value.message
     assert hashlib.sha256((LOCK + "\n").encode()).hexdigest() in caught.value.message
@@ -148,7 +148,7 @@ def test_lock_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert entry is not None
     entry.path.unlink()
     with pytest.raises(CatalogueError, match=r"cu126-linux-64\.conda-lock\.yml") as caught:
-        read_stored(entry, INDEX)
+        verified_text(entry)
     assert caught.value.code == "catalogue-unreadable"
 
 

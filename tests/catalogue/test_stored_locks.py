@@ -14,7 +14,7 @@ import pytest
 from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.catalogue.index import PLACEHOLDER, CatalogueEntry, find_entry, list_entries, read_stored
+from envforge.catalogue.index import PLACEHOLDER, CatalogueEntry, fill, find_entry, list_entries, verified_text
 from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.python_index import PythonIndex
@@ -175,7 +175,7 @@ def test_size_counts_every_file_of_the_lock(entry: CatalogueEntry) -> None:
 @each_entry()
 def test_filled_lock_has_no_placeholder_left(entry: CatalogueEntry) -> None:
     index = PythonIndex(simple_url="https://i.example/simple", source="a test", files_url="https://i.example/files/")
-    assert "invalid" not in read_stored(entry, index)
+    assert "invalid" not in fill(verified_text(entry), str(entry.path), index)
 
 
 def test_provenance_names_the_source_of_every_file_once() -> None:

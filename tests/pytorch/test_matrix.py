@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from envforge.base.data_files import DataFileError, data_folder
+from envforge.base.data_files import DataFileError, data_folder, read_data
 from envforge.base.distribution import reinstall_command
-from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.matrix import Matrix, load_matrix
 from tests.pytorch.machines import MATRIX
 
 BUILT_IN = load_matrix()
@@ -35,7 +35,7 @@ def test_a_damaged_data_file_stops_with_file_and_path(tmp_path: Path, old: str, 
     file = tmp_path / "matrix.json"
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(DataFileError) as caught:
-        load_matrix(tmp_path)
+        read_data("matrix.json", Matrix, tmp_path)
     assert fault in caught.value.message
     assert str(file) in caught.value.message
     assert caught.value.commands == (reinstall_command(),)
@@ -43,7 +43,7 @@ def test_a_damaged_data_file_stops_with_file_and_path(tmp_path: Path, old: str, 
 
 def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"matrix\.json"):
-        load_matrix(tmp_path)
+        read_data("matrix.json", Matrix, tmp_path)
 
 
 def test_the_matrix_goes_from_torch_20_to_215() -> None:

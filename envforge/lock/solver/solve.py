@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, SourceCon
 from rattler import solve as rattler_solve
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError, SolverError
 
+from envforge.base.files import is_writable
 from envforge.base.net import credentials_hints, unreachable_hints
 from envforge.base.suggest import nearest
 from envforge.base.urls import Mirrors, hide_secrets, without_user
@@ -295,19 +295,11 @@ def cache(channels: tuple[Channel, ...], environment: Mapping[str, str]) -> Iter
     stated = environment.get("RATTLER_CACHE_DIR")
     folder = (Path(stated) if stated else user_cache_path("envforge", appauthor=False)) / "repodata"
     is_here = any(urlsplit(channel.source).hostname in _HERE for channel in channels)
-    if stated or (not is_here and _is_writable(folder)):
+    if stated or (not is_here and is_writable(folder)):
         yield folder
         return
     with TemporaryDirectory(prefix="envforge-repodata-") as fresh:
         yield Path(fresh)
-
-
-def _is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 async def read(channels: tuple[Channel, ...], folder: Path, ask: Callable[[Gateway], Awaitable[T]]) -> T:

@@ -60,3 +60,9 @@ def lock(server: Loopback) -> LockWriter:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.fixture
+def greeting(lock: LockWriter, channel: Channel, tmp_path: Path) -> Path:
+    """A lockfile of one package."""
+    return lock.conda(channel.packages["greeting"]).write(tmp_path / "conda-lock.yml")

@@ -16,11 +16,6 @@ from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
 from tests.support.loopback import Fault, Loopback
 
 
-@pytest.fixture
-def greeting(lock: LockWriter, channel: Channel, tmp_path: Path) -> Path:
-    return lock.conda(channel.packages["greeting"]).write(tmp_path / "conda-lock.yml")
-
-
 def _cached(place: Place, name: str) -> Path:
     return next((place.cache / "files").rglob(f"{name}-*.conda"))
 

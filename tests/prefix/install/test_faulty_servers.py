@@ -23,11 +23,6 @@ def path(channel: Channel) -> str:
     return f"/{channel.packages['greeting'].location}"
 
 
-@pytest.fixture
-def greeting(lock: LockWriter, channel: Channel, tmp_path: Path) -> Path:
-    return lock.conda(channel.packages["greeting"]).write(tmp_path / "conda-lock.yml")
-
-
 PASSING = {
     "not modified": Fault(status=304),
     "request timeout": Fault(status=408),

@@ -174,11 +174,6 @@ def test_an_interrupt_ends_a_download_that_hangs_and_leaves_nothing(channel: Cha
     assert not (tmp_path / "prefix").exists()
 
 
-@pytest.fixture
-def greeting(lock: LockWriter, channel: Channel, tmp_path: Path) -> Path:
-    return lock.conda(channel.packages["greeting"]).write(tmp_path / "conda-lock.yml")
-
-
 def test_a_folder_that_envforge_did_not_make_is_not_touched(greeting: Path, place: Place, server: Loopback) -> None:
     place.prefix.mkdir()
     (place.prefix / "thesis.txt").write_text("years of work")

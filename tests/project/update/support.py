@@ -12,6 +12,7 @@ from envforge.project.plan import Project, place, plan_project
 from envforge.project.record import TemplateOrigin, need_project_file
 from envforge.project.templates import open_template
 from envforge.project.update import Locks, Update, UpdateRequest, apply, plan_update
+from tests.catalogue.support import git
 from tests.project import builds
 
 MANIFEST = """
@@ -115,3 +116,11 @@ def made(root: Path, files: Mapping[str, bytes] = FILES, *groups: str) -> World:
 def actions(update: Update) -> dict[str, str]:
     """What happens to each file, by its path."""
     return {str(change.path): change.action for change in update.changes}
+
+
+def commit(world: World, tag: str) -> str:
+    """Commit the template with a tag, and return the commit."""
+    git(world.template, "add", "--all")
+    git(world.template, "commit", "--quiet", "-m", tag)
+    git(world.template, "tag", tag)
+    return git(world.template, "rev-parse", "HEAD")

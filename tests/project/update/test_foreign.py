@@ -17,7 +17,7 @@ from envforge.project.record import need_project_file
 from envforge.project.template_source import MOST_BYTES, MOST_FILES
 from envforge.project.templates import open_template
 from tests.catalogue.support import git
-from tests.project.update.support import FILES, LINES, MANIFEST, World
+from tests.project.update.support import FILES, LINES, MANIFEST, World, commit
 
 assert sys.platform != "win32"
 
@@ -47,15 +47,8 @@ def _refused(world: World, capsys: pytest.CaptureFixture[str]) -> str:
 
 def _repository(world: World) -> str:
     git(world.root, "init", "--quiet", "--initial-branch=main", "demo")
-    _commit(world, "v1")
+    commit(world, "v1")
     return f"git+file://{world.template}"
-
-
-def _commit(world: World, tag: str) -> str:
-    git(world.template, "add", "--all")
-    git(world.template, "commit", "--quiet", "-m", tag)
-    git(world.template, "tag", tag)
-    return git(world.template, "rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize(
@@ -105,9 +98,9 @@ def test_a_project_follows_its_branch_or_goes_to_another_revision(
     source = _repository(world)
     assert _new(source) == 0
     (world.template / "files" / "README").write_text("second\n", encoding="utf-8")
-    second = _commit(world, "v2")
+    second = commit(world, "v2")
     (world.template / "files" / "README").write_text("third\n", encoding="utf-8")
-    _commit(world, "v3")
+    commit(world, "v3")
 
     assert main(["update", "--directory", "net", "--check"]) == 1
     assert main(["update", "--directory", "net", "--template-version", "v2"]) == 0

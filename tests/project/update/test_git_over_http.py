@@ -10,7 +10,7 @@ import pytest
 from envforge.cli import main
 from envforge.project.record import need_project_file
 from tests.catalogue.support import git
-from tests.project.update.support import FILES, World
+from tests.project.update.support import FILES, World, commit
 from tests.support.git_http import GitServer
 
 PAGE = "<!DOCTYPE html><html><body>Sign in</body></html>"
@@ -25,7 +25,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     world.write_template(FILES)
     git(world.root, "init", "--quiet", "--initial-branch=main", "demo")
-    _commit(world, "v1")
+    commit(world, "v1")
     return world
 
 
@@ -33,13 +33,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def url(world: World) -> Iterator[str]:
     with GitServer(world.root, pages={"page": PAGE}) as server:
         yield server.url
-
-
-def _commit(world: World, tag: str) -> str:
-    git(world.template, "add", "--all")
-    git(world.template, "commit", "--quiet", "-m", tag)
-    git(world.template, "tag", tag)
-    return git(world.template, "rev-parse", "HEAD")
 
 
 def _new(source: str) -> int:
@@ -56,14 +49,14 @@ def test_a_project_is_made_from_a_tag_and_goes_to_the_next(world: World, url: st
     assert (origin.source, origin.commit) == (f"{source}@v1", first)
     assert world.read("README") == FILES["README"].decode()
     (world.template / "files/README").write_bytes(b"new\n")
-    _commit(world, "v2")
+    commit(world, "v2")
     assert main(["update", "--directory", "net", "--check"]) == 0
     assert main(["update", "--directory", "net", "--template-version", "v2"]) == 0
     assert world.read("README") == "new\n"
     assert need_project_file(world.project).origin.source == f"{source}@v2"
 
 
-def test_a_project_is_made_from_a_commit(world: World, url: str) -> None:
+def test_a_project_is_made_from_acommit(world: World, url: str) -> None:
     commit = git(world.template, "rev-parse", "HEAD")
 
     assert _new(f"git+{url}/demo/.git@{commit}") == 0

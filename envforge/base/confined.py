@@ -65,6 +65,7 @@ class Confined:
             answer = b""
         finally:
             timer.cancel()
+        # a child that was killed may have written a part of its answer
         if not answer.endswith(b"\n"):
             self.close()
             raise TemplateError(f"{what} exceeds the limits: expected {LIMITS}", code="template-damaged")
@@ -80,6 +81,7 @@ def _start() -> subprocess.Popen[bytes]:
         env={name: os.environ[name] for name in _KEPT if name in os.environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # a full pipe that nobody reads would block the child
         stderr=subprocess.DEVNULL,
     )
 
@@ -87,6 +89,7 @@ def _start() -> subprocess.Popen[bytes]:
 def main() -> None:
     """Answer requests, one JSON line each, until stdin is closed."""
     _set_limits()
+    # the answers are limited together: many templates could each produce the most
     left = _MOST_CHARACTERS
     for line in sys.stdin.buffer:
         answer = _answer(*json.loads(line))

@@ -160,9 +160,11 @@ def _expected_instead(value: str) -> str:
 
     ours = f"a requirement of `{distribution_name()}`"
     any_form = f"a version, {ours}, a git URL, or the URL or path of a wheel"
+    # pip would take `-…` for an option, and only a shell expands `~`
     if not value or not value.isprintable() or value.startswith(("-", "~")):
         return any_form
     is_place = value in (".", "..") or "/" in value or "\\" in value or value.endswith(_ARCHIVES)
+    # `NAME @ URL` has a slash, too
     if _NAME_AT.match(value) is None and is_place:
         return "" if _is_url(value) or _is_path(value) else any_form
     try:
@@ -239,6 +241,7 @@ def _requirement_from(source: Mapping[str, Any], extra: str) -> str:
 @cache
 def _distribution() -> metadata.Distribution | None:
     """Return the installed distribution that provides this command, or ``None`` in a checkout without an install."""
+    # by the command and not by the name, because another project owns the name `envforge` on PyPI
     for script in metadata.entry_points(group="console_scripts", name="envforge"):
         if script.value == _ENTRY_POINT and script.dist is not None:
             return script.dist
@@ -310,5 +313,6 @@ def _installer() -> str:
         is_active = os.environ.get("VIRTUAL_ENV") == sys.prefix
         return "uv pip install" if is_active else f"uv pip install --python {program}"
     pip = shutil.which("pip")
+    # a `pip` of another environment would install envforge there
     is_first = pip is not None and Path(pip).parent == Path(sys.executable).parent
     return "pip install" if is_first else f"{program} -m pip install"

@@ -178,6 +178,7 @@ class Document:
         except msgspec.ValidationError as error:
             where, expected, found = _locate(error, value, type_)
             raise self.fault(_join(path, where), expected, found) from error
+        # msgspec can't forbid unknown fields of a dataclass, only those of its own structs
         if self.closed:
             for where, name, known in _unknown_fields(value, converted):
                 raise self.fault(_join(path, where), f"one of the fields {', '.join(known)}", name)
@@ -282,10 +283,12 @@ def _count_nodes(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
         return counted[id(node)]
     if depth > _DEEPEST:
         raise ValueError(f"more than {_DEEPEST} levels")
+    # 0 marks a node whose content is being counted, so an alias of it there is a loop
     counted[id(node)] = 0
     total = 1
     if not isinstance(node.value, str):
         for item in node.value:
+            # the value of a mapping is a list of pairs, the value of a sequence a list of nodes
             for each in item if isinstance(item, tuple) else (item,):
                 total += _count_nodes(each, counted, depth + 1)
                 if total > _MOST_NODES:

@@ -55,6 +55,7 @@ def exclusive_lock(lockfile: Path) -> Iterator[None]:
     from filelock import Timeout  # noqa: PLC0415 - as above
     from platformdirs import user_cache_path  # noqa: PLC0415 - as above
 
+    # in the cache and not next to the lockfile, where it would appear in `git status`
     name = hashlib.sha256(str(lockfile.resolve()).encode()).hexdigest()[:24]
     folder = user_cache_path("envforge", appauthor=False) / "running"
     guard = contextlib.ExitStack()
@@ -82,6 +83,7 @@ def workshop() -> Iterator[Path]:
     """Create a private temporary directory, and remove it afterwards; raise ``OutsideError`` if it is full."""
     folder = None
     try:
+        # `mkdtemp` lets only this user in: the files may contain credentials
         folder = Path(tempfile.mkdtemp(prefix="envforge-lock-"))
         yield folder
     except OSError as error:
@@ -162,6 +164,7 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
                 os.fsync(stream.fileno())
         if is_stream:
             return
+        # a rename would otherwise give the file the mode of a new one
         if target.is_file() and not target.is_symlink():
             aside.chmod(stat.S_IMODE(target.stat().st_mode))
         aside.replace(target)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
     from urllib3.response import BaseHTTPResponse
 
+# 304 can't answer a request without conditions, but proxies with a broken cache send it
 TRANSIENT = {304, 408, 425, 429, 500, 502, 503, 504}
 REJECTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _REDIRECTS = 5
@@ -196,6 +197,7 @@ class Client:
                 raw = pool.request(
                     method,
                     plain,
+                    # not compressed on the way: ranges and checksums count the bytes of the file
                     headers={"Accept-Encoding": "identity", "User-Agent": "envforge", **headers, **_basic(account)},
                     preload_content=False,
                     redirect=redirect,

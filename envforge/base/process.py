@@ -52,6 +52,7 @@ class ProcessEnd:
         return f"the process exited with code {self.exit_code} after {self.seconds:.1f} s"
 
 
+# libraries print to stdout, too, so envforge's own lines have a mark
 MARK = "@envforge "
 _KEPT = 4000
 _MOST_OUTPUT = 1 << 25  # bytes
@@ -206,6 +207,7 @@ def _end_children() -> None:
 
 def _end_processes(group: int, mark: str) -> None:
     """Kill a process group, and the processes with a mark or without a parent, which may have left the group."""
+    # first, because the exit handler must not kill a process ID that the system has given to someone else
     _running.pop(group, None)
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # all processes of the group have exited
@@ -255,6 +257,7 @@ def _strays(mark: str) -> list[int]:
 def _is_stray(process: Path, mark: str) -> bool:
     """Return whether a process must be killed; an orphan that has exited is reaped."""
     try:
+        # children inherit variables, also those that leave the process group
         if mark and f"{_MARK_VARIABLE}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
             return True
         state, parent, _, session = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]

@@ -274,6 +274,7 @@ class Identity:
         """Return the identity of this process, and another host, from which a record may come."""
         import socket  # noqa: PLC0415 - slow to import, and only redaction needs it
 
+        # from the variables and not from the user database, which containers often lack
         user, home = (
             next(filter(None, map(os.environ.get, names)), "")
             for names in (("USER", "LOGNAME", "USERNAME"), ("HOME", "USERPROFILE"))

@@ -104,6 +104,7 @@ def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> No
                 hint="put a directory in place of the link, and run the command again",
                 code="target-linked",
             )
+    # all bytes are on disk before the journal: from then on there are only renames, which can be undone
     write_tree(swap.files, stage / "new", interrupts)
     _write_journal(swap, stage, target)
     for path in (*swap.removed, *(file.path for file in swap.files)):

@@ -75,6 +75,7 @@ def add(root: Path, addition: Addition) -> bool:
             return False
         raise _taken(same, entry)
     document = read_document(root) if index.exists() else {"schema_version": 1, "entries": []}
+    # signed before anything is written, because a wrong password must leave the catalogue as it was
     document = signed(root, addition.row, document, addition.signer)
     for name, data in addition.files.items():
         path = root / name
@@ -83,6 +84,7 @@ def add(root: Path, addition: Addition) -> bool:
                 f"`{path.parent}` is a link to a path outside the catalogue `{root}`", code="catalogue-damaged"
             )
         write_atomic(path, data, through_links=False)
+    # last, so that readers never find an entry without its file
     write_atomic(index, index_bytes(document), through_links=False)
     return True
 

@@ -121,6 +121,7 @@ def verify(what: str, signed: Signed, public_key: str) -> None:
     except minisign.Error as error:
         found = f"found one by `{_signer_id(signed.signature)}`: {error}"
         raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, {found}") from error
+    # a valid signature of another entry doesn't prove anything about this one
     if signature.trusted_comment != signed.comment:
         shown = printable(signature.trusted_comment)
         raise refused(what, f"expected a signature of `{signed.comment}`, found one of `{shown}`")

@@ -106,6 +106,7 @@ def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _add(kind: Any, command: Callable[..., Any]) -> Callable[..., Any]:
+    # click lists the options of a function from the last decorator to the first
     for parameter in reversed([*_parameters(kind)]):
         command = parameter(command)
     return command

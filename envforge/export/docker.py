@@ -42,6 +42,7 @@ def dockerfile(source: LockSource) -> Exported:
             command=f"cp {shlex.quote(source.name)} conda-lock.yml",
             code="bad-name",
         )
+    # an `@EXPLICIT` file has neither a hash of its input nor channels
     is_explicit = not (source.lockfile.content_hash or source.lockfile.channels)
     for plan in linux:
         _check_wheels(source, plan, is_explicit=is_explicit)

@@ -92,6 +92,7 @@ def _lock(source: LockSource) -> str:
         "environments": {"default": environment},
         "packages": [_row(artifact) for artifact in packages],
     }
+    # so wide that no line is folded
     return yaml.safe_dump(document, sort_keys=False, width=4096)
 
 
@@ -127,6 +128,7 @@ def _row(artifact: Artifact) -> dict[str, Any]:
         row["md5"] = package.md5
     needed = [f"{name} {wanted}".strip() for name, wanted in package.dependencies]
     if subdir_of(package.url) == "noarch":
+        # a lockfile of conda-lock doesn't record the kind
         row["noarch"] = "python" if _needs_python(package.dependencies) else "generic"
     return row | ({"depends": needed} if needed else {})
 

@@ -179,6 +179,7 @@ def warnings_in(log: str) -> tuple[str, ...]:
 def _write_inputs(
     inputs: Inputs, virtual_packages: str | None, folder: Path, pythons: Mapping[str, Version | None]
 ) -> dict[str, Any]:
+    # conda-lock and Poetry get directories of their own, so that nothing of the user's settings or caches is read
     for name in ("hashed", "out", "records", "config", "cache", "temporary"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     mapping, virtual = folder / "mapping.json", folder / "virtual.yml"
@@ -207,6 +208,7 @@ def _prepare(inputs: Inputs, virtual_packages: str, job: LockJob) -> dict[str, A
     document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
     files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
     (job.folder / "wishes.json").write_text(json.dumps(fields_to_json(job.wishes)), encoding="utf-8")
+    # conda-lock would update the file of an earlier attempt
     job.output.unlink(missing_ok=True)
     if job.seed is not None:
         job.output.write_text(job.seed, encoding="utf-8")
@@ -331,6 +333,7 @@ def _hashes(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> list
     specification = make_lock_spec(
         src_files=list(map(Path, files)), platform_overrides=[platform], mapping_url=job["mapping"]
     )
+    # conda-lock assumes CUDA or none by an option that the lockfile doesn't record, so either is accepted
     if job["virtual_packages"] is None:
         assumed = [default_virtual_package_repodata(), default_virtual_package_repodata(cuda_version="")]
     else:

@@ -196,6 +196,7 @@ class _Reader:
     def _compose(self) -> yaml.Node | None:
         try:
             check_yaml_depth(self._text, _LONGEST_TEXT)
+            # nodes and not values: only nodes have lines, and keep keys that are there twice
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
             self._refuse_lost_selectors()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -471,6 +472,7 @@ class _Reader:
         node = self._top[key][1]
         if node.tag != "tag:yaml.org,2002:bool":
             self._fail(node, f"the value of `{key}:` is not a boolean", "write `true` or `false`")
+        # YAML 1.1, which conda-lock reads, has these words for true
         return str(node.value).lower() in {"true", "yes", "on"}
 
     def _keys(self, node: yaml.Node, expected: str) -> Keys:

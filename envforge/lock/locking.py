@@ -140,6 +140,7 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
         is_unchanged=True,
         exclude_newer=old.cutoff,
     )
+    # only comments or the order of lines changed, so nothing is solved
     is_same = recorded == inputs.sha256
     text = old.text if is_same else document.update_sha256(old.text.replace(recorded, inputs.sha256))
     return Made(report=report, text=text)
@@ -163,6 +164,7 @@ def change(
         try:
             made = make_lock(replace(request, environment_text=edited.text.replace("\r\n", "\n")), progress)
         except EnvforgeError as error:
+            # of the same type, because callers and the exit code depend on it
             raise type(error)(
                 f"{error.message}\n`{environment}` and `{request.lockfile}` are unchanged",
                 hint=error.hints,

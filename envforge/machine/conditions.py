@@ -29,6 +29,7 @@ def driver_state(case: Conclusion) -> Condition | None:
     error = case.evidence.libraries.nvml.error
     if error is None:
         return None if case.evidence.libraries.nvml.gpus else _no_gpu_in_driver(case)
+    # first, because whatever else was read may be the effect of a broken driver
     if error.code in (NvmlCode.HUNG, NvmlCode.CRASHED):
         return _broken_library(case)
     if _is_mismatch(case):

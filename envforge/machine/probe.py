@@ -107,6 +107,7 @@ def _conclude(world: World, evidence: Evidence) -> Machine:
 
 def _kernel(evidence: Evidence) -> _Read:
     module, nvml, smi = evidence.system.kernel_module, evidence.libraries.nvml, evidence.smi
+    # the module is what runs; libraries of another version may lie beside it after an upgrade
     if module is not None and module.version is not None:
         return _Read(value=module.version, source=module.source)
     if nvml.driver_version is not None:
@@ -171,6 +172,7 @@ def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
         if ignored := () if nvml.gpus else _ignored(evidence):
             return ignored, "/sys/bus/pci/devices"
         return _completed(evidence, nvml.gpus), "NVML" if nvml.gpus else ""
+    # `nvidia-smi` can answer although NVML can't be loaded in this process
     if smi is not None and smi.report is not None and smi.report.gpus:
         return _completed(evidence, smi.report.gpus), smi.source
     if system.jetson is not None:

@@ -284,6 +284,7 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], timeout_
         process = subprocess.Popen(
             list(command),
             env=dict(environment),
+            # a program that asks a question would wait for a terminal
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -311,6 +312,7 @@ def _ask_libraries(environment: Mapping[str, str], timeout_seconds: float, call:
 
     The child imports from the module path of this interpreter, and nothing from the current directory.
     """
+    # `-I -S` and this path: neither variables of Python nor start-up code of packages run in the child
     start = f"import sys; sys.path[:] = sys.argv[1:]; from envforge.machine.driver_child import main; {call}"
     package_home = str(Path(__file__).resolve().parents[2])
     result = run_program(

@@ -80,6 +80,7 @@ def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suff
     left = Path(environment["CONDA_PREFIX"]) if level and environment.get("CONDA_PREFIX") else None
     if is_venv(prefix):
         return _of_venv(prefix, label, environment, left)
+    # `conda activate` of the active environment restores and sets everything again, at the same level
     again = left is not None and _same(left, prefix)
     changes: dict[str, str | None] = {}
     if left is not None:
@@ -96,6 +97,7 @@ def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suff
     base_level = level - 1 if again else level
     for name, value in variables(prefix).items():
         present = changes.get(name, environment.get(name))
+        # where conda looks for the earlier value when the environment is left
         if present is not None and present != value:
             changes[f"__CONDA_SHLVL_{base_level}_{name}"] = present
         changes[name] = value
@@ -120,6 +122,7 @@ def _of_venv(prefix: Path, label: str, environment: Mapping[str, str], left: Pat
         "PATH": _path(prefix, left, environment.get("PATH", "")),
         "VIRTUAL_ENV": str(prefix),
         "VIRTUAL_ENV_PROMPT": label,
+        # as in the scripts of venv: it would select another standard library
         "PYTHONHOME": None,
         **variables(prefix),
     }
@@ -170,6 +173,7 @@ def _document(path: Path) -> Document:
 
 
 def _level(environment: Mapping[str, str]) -> int:
+    # as conda counts: the number of environments that are active on top of each other
     text = environment.get("CONDA_SHLVL", "")
     return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
 
@@ -258,11 +262,13 @@ def _fish(active: Activation) -> str:
         if value is None:
             lines.append(f"set -e {name}")
         else:
+            # `PATH` is a list in fish
             values = value.split(":") if name == "PATH" else [value]
             lines.append(f"set -gx {name} {' '.join(map(_fish_quoted, values))}")
     lines += [f"source {_fish_quoted(str(path))} >&2" for path in active.entering]
     label = _fish_quoted(f"({active.label}) ")
     lines += [
+        # fish has no variable for its prompt, so the function is wrapped, once
         "if functions -q fish_prompt; and not functions -q __envforge_prompt",
         "functions -c fish_prompt __envforge_prompt",
         f"function fish_prompt; echo -n {label}; __envforge_prompt; end",
@@ -349,6 +355,7 @@ def foreign_program(
 
 def become(command: tuple[str, ...], active: Activation, environment: Mapping[str, str]) -> NoReturn:
     """Replace this process with ``command`` in the activated environment."""
+    # the scripts are for shells of POSIX
     if os.name == "nt" or not active.scripts:
         start(Start(words=command, environment=active.applied(environment)))
     start(with_scripts(command, active, environment))

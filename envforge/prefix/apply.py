@@ -91,6 +91,7 @@ class Installation:
         self._refuse_other_venv()
         # before the prefix changes, because the machine may lack this Python
         interpreter = find_interpreter(self.plan.python) if self.plan.python and not todo.venv_kept else ""
+        # everything is in the cache and checked before the prefix changes, so a failed download leaves it as it was
         obtained = self._obtain((*todo.conda, *todo.wheels))
         check_room_to_copy(map(store.unpacked, (*todo.conda, *todo.wheels)), request.prefix, store)
         self._check_joined(obtained)
@@ -116,6 +117,7 @@ class Installation:
             create_venv(request.prefix, interpreter)
         specs = requested_specs(self.lockfile, request.lockfile, self.plan)
         batch = self._conda(obtained, specs)
+        # from here on, a run that completes the install keeps the conda packages
         write_journal(request.prefix, journal.at("conda done"))
         self._wheels(obtained, batch)
         record_install(request.prefix, self.plan, specs, linked=self.todo.conda)
@@ -153,10 +155,12 @@ class Installation:
             if not self._halves_are_apart(obtained.wheels):
                 link(archives, todo.conda_removed, specs, store, self.request, self.progress)
                 return None
+            # uv installs wheels with the Python of the prefix, so that comes first
             python, rest = split_python(archives)
             link(python, (), specs, store, self.request, self.progress)
             batch = self._batch(obtained.wheels, find_site(self.request.prefix, self.plan.platform), obtained)
             with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
+                # silent, because a progress display shows one step at a time
                 early = pool.submit(install_wheels, replace(batch, progress=Silent()))
                 link(rest, (), specs, store, self.request, self.progress)
         try:
@@ -272,9 +276,11 @@ class Installation:
             adopted=self.before is not None and self.before.adopted and not self._empties,
         )
         write_journal(prefix, journal)
+        # `audit` compares with this copy, because the project's lockfile may change or move
         keep_lockfile(self.request.lockfile, prefix)
         if self._empties:
             for path in prefix.iterdir():
+                # it has the journal, the lock of this install, and the user's own files
                 if path.name == ENVFORGE_DIRECTORY:
                     continue
                 if path.is_dir() and not path.is_symlink():

@@ -111,6 +111,7 @@ def audit(request: AuditRequest, progress: InstallProgress = _PROGRESS) -> Audit
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     journal = _journal(request.prefix)
     path = request.lockfile or own_lock(request.prefix, journal)
+    # an environment may have been made for another platform than this one
     platform = journal.platform if journal else request.platform
     categories = journal.categories if journal else ()
     lockfile = read_any_lock(path, platform)
@@ -278,6 +279,7 @@ def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[AuditFin
         if stated and stated != artifact.digest.hex:
             algorithm = artifact.digest.algorithm
             yield _other(artifact, "package-origin", str(artifact.digest), f"{algorithm}:{stated}")
+        # some records of conda state no checksum, so the URL is all that there is to compare
         elif not stated and show_url(locked.url) != found.url:
             yield _other(artifact, "package-origin", show_url(locked.url), found.url)
 
@@ -306,6 +308,7 @@ def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) 
         yield _other(artifact, "package-version", wanted.version, found.version)
     elif found.origin is not None and found.origin.sha256 != artifact.digest.hex:
         yield _other(artifact, "package-origin", show_url(artifact.package.url), _of(found))
+    # envforge installs by uv, so another installer has replaced the wheel since
     elif kept is not None and found.installer != "uv":
         yield _other(artifact, "package-origin", "the wheel that envforge installed", _of(found))
     elif kept is not None and kept.sha256 != wanted.sha256:

@@ -183,6 +183,7 @@ def digest_of(lines: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
 
 
 _NOTHING = hashlib.sha256(b"").hexdigest()
+# shorter names are words of any script
 _SHORTEST_NAME = 4
 
 
@@ -399,6 +400,7 @@ def _is_bytecode(path: str) -> bool:
 SCHEMA_VERSION = 1
 _BATCH_FILES = 128
 _BATCH_BYTES = 1 << 25
+# file systems such as FAT store times in steps of two seconds, in which a change could go unnoticed
 _SETTLED_NS = 2_000_000_000
 
 Known = dict[str, tuple[int, int, int, str]]
@@ -425,6 +427,7 @@ def hash_files(
         if row is not None and not full and row[:3] == entry[:3]:
             known[path] = row
     unknown = [path for path in wanted if path not in known]
+    # before the files are read: a change during the audit must not have the hash of an earlier content
     latest_ns = time.time_ns() - _SETTLED_NS
     fresh = _read_all(prefix, unknown, inventory, progress)
     settled = {

@@ -219,6 +219,7 @@ def hash_file(path: str, hasher: hashlib._Hash) -> str:
 
 def new_hasher(wanted: Digest) -> hashlib._Hash:
     """Return a hash object for the algorithm of ``wanted``."""
+    # old lockfiles state only MD5; a system in FIPS mode allows it if it isn't used for security
     return hashlib.sha256() if wanted.algorithm == "sha256" else hashlib.md5(usedforsecurity=False)
 
 

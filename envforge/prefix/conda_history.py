@@ -34,6 +34,7 @@ def requested_specs(lockfile: Lockfile, where: Path, plan: Plan) -> dict[str, st
     from envforge.lock.inputs import read_inputs  # noqa: PLC0415 - an environment that is up to date needs no requests
 
     planned = {artifact.package.name for artifact in plan.conda}
+    # conda removes what nobody requested and nothing needs, so what nothing needs counts as requested
     needed = {name for artifact in plan.conda for name, _ in artifact.package.dependencies}
     found = {name: name for name in planned - needed}
     first, *others = lockfile.source_files(where) or (where.with_name("environment.yml"),)
@@ -58,6 +59,7 @@ def record_install(prefix: Path, plan: Plan, specs: Mapping[str, str], linked: C
     old = history.read_bytes() if history.is_file() else b""
     event = _event(old.decode("utf-8", "replace"), {_distribution(artifact) for artifact in plan.conda}, specs)
     if event:
+        # replaced and not appended to, so that a full disk leaves the old history
         write_atomic(history, old + event.encode(), synced=False, through_links=False)
     _register(prefix)
 

@@ -176,6 +176,7 @@ def _replace(folder: Path, fresh: Path) -> None:
         folder.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
+    # a directory can't be renamed over one that isn't empty, so the old one had to go first
     fresh.rename(folder)
 
 
@@ -300,6 +301,7 @@ class Joined:
             if followed > _MOST_LINKS or target.startswith("/"):
                 return None
             waiting += target.split("/")[::-1]
+        # in lowercase, because the file systems of macOS and Windows ignore the case
         return None if done.split("/")[0].lower() in RESERVED else done
 
     def _target(self, path: str) -> str | None:

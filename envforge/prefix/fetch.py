@@ -176,6 +176,7 @@ class _FetchRun:
             raise Stopped
         path = self.store.path(artifact)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # installs of several processes share the cache, and download a file once
         with file_lock(path.with_name(f"{path.name}.lock")):
             # another install may have downloaded it, and also have unpacked and removed it
             if artifact in self.missing and not self.store.holds(artifact):
@@ -208,6 +209,7 @@ class _FetchRun:
             return
         found = download(artifact, partial, self.wire)
         if found != artifact.digest:
+            # a resumed download may have joined parts of two files, so the second one starts from nothing
             self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
             partial.unlink()
             found = download(artifact, partial, self.wire)
@@ -357,6 +359,7 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
                 times = 1 + len(wire.retry.delays_s)
                 reason += f" (tried {times} times)" * (times > 1)
                 raise _failed(artifact, url, reason, _hints_interrupted(error, partial, url)) from error
+            # a delay of 0 is that of a test, which shall not wait for the server's `Retry-After`
             wait_s = delay if delay == 0 or not isinstance(error, _Again) else max(delay, error.wait_s)
             if wire.stop.wait(wait_s):
                 raise Stopped from error
@@ -390,6 +393,7 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     have = partial.stat().st_size if partial.exists() else 0
     response = wire.get(url, {"Range": f"bytes={have}-"} if have else {})
     try:
+        # the server's file has no byte after those that are here, so they aren't its beginning
         if have and response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.unlink()
             raise _Again("the server can't continue the interrupted download")
@@ -416,6 +420,7 @@ def _accept(response: Response, artifact: Artifact, url: str) -> None:
         raise _Again(said, response.retry_after_s)
     if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
         raise _failed(artifact, url, said, _hints_refused(response.status, artifact, url))
+    # proxies and login pages answer with 200
     if "text/html" in response.header("Content-Type"):
         said = "the server returned a web page (text/html) instead of the file"
         raise _failed(artifact, url, said, _hints_refused(response.status, artifact, url))

@@ -235,6 +235,7 @@ def _compute_changes(
     same = {name for name, a in wanted.items() if a.digest.hex in conda.get(name, ())}
     kept = {name for name in same if ("conda", name) not in reinstall}
     trusted = {name for name in wheels if ("pip", name) not in reinstall}
+    # only the journal has the checksum of an installed wheel; its own metadata states none
     known = {wheel.name: wheel for wheel in (journal.wheels if journal else ()) if wheel.name in trusted}
     python_kept = "python" in same or "python" not in wanted
     names = {wheel_of(artifact).name for artifact in plan.wheels}
@@ -242,6 +243,7 @@ def _compute_changes(
         conda=tuple(artifact for name, artifact in wanted.items() if name not in kept),
         conda_kept=tuple(sorted(kept)),
         conda_removed=tuple(sorted(set(conda) - set(wanted))),
+        # site-packages belongs to one Python, so another Python needs all wheels again
         wheels=tuple(a for a in plan.wheels if not python_kept or known.get(wheel_of(a).name) != wheel_of(a)),
         wheels_removed=tuple(sorted(wheels - names)),
     )
@@ -251,6 +253,7 @@ def _matches(journal: Journal, plan: Plan, prefix: Path) -> bool:
     """Return whether a complete prefix has the planned packages, judged by names only; ``audit`` reads the files."""
     if journal.step != "verified" or journal.fingerprint != plan.fingerprint or journal.was_moved(prefix):
         return False
+    # conda and mamba change an environment without changing the journal
     if tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))) != plan.records:
         return False
     if plan.python is not None and not is_venv_of(prefix, plan.python):
@@ -290,6 +293,7 @@ def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest
 
     records = {record.name.normalized: record for record in read_records(prefix)}
     python = next((a.package.version for a in plan.conda if a.package.name == "python"), None)
+    # another minor version has another site-packages, which nothing would empty
     if created and _minor(python) != _minor(_version(records.get("python"))):
         return everything
     conda = {name: _checksums(record) if journal is None or stands else frozenset() for name, record in records.items()}
@@ -316,6 +320,7 @@ def _with_shared_files(
     if not (changes.conda or changes.conda_removed or changes.wheels or changes.wheels_removed):
         return changes
     shared = _shared(request.prefix)
+    # what is linked again may share files with further packages, so this repeats until nothing is added
     while True:
         changing = {artifact.package.name for artifact in changes.conda} | set(changes.conda_removed)
         leaving = {wheel_of(artifact).name for artifact in changes.wheels} | set(changes.wheels_removed)

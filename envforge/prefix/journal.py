@@ -166,6 +166,7 @@ def lock_prefix(prefix: Path, progress: InstallProgress | None = None) -> Iterat
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(file_lock(folder / "lock", timeout_s=0))
+            # the lock of a killed install is free, but its uv may still be writing
             _await_writers(folder, progress or Silent())
             with open_own(holder, "wb") as stream:
                 stream.write(f"{os.getpid()}\n".encode())
@@ -215,6 +216,7 @@ def mark_writing(prefix: Path) -> Iterator[tuple[int, ...]]:
         yield ()
     else:
         with open_own(prefix / ENVFORGE_DIRECTORY / "writers", "wb") as stream:
+            # uv inherits the open file, and with it the lock, which lasts until uv has ended
             fcntl.flock(stream, fcntl.LOCK_SH)
             yield (stream.fileno(),)
 

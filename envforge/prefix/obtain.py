@@ -102,6 +102,7 @@ class _Unpacker:
             try:
                 self.wheels[item.artifact] = check_wheel(item.path, item.artifact)
             except EnvforgeError:
+                # else the next run would find the rejected file in the cache
                 self.store.evict(item.artifact)
                 raise
             if self.relay is not None:
@@ -114,6 +115,7 @@ class _Unpacker:
         If uv fails, for example because the wheels are for another machine, the install unpacks them and reports it.
         """
         wheels = tuple(a for a in artifacts if a.package.manager == "pip" and not a.is_source)
+        # without the loopback interface, as in some sandboxes, uv reads the files from the cache instead
         if not wheels or not python or not loopback_works():
             yield
             return

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _HOST = "http://envforge.invalid"  # reserved by RFC 2606, so no other proxy or server can answer
+# bytes that are sent only after the checksum is verified, so that uv can't complete another file
 _HELD_BACK = 1 << 16
 _LOOK_EVERY_S = 0.1
 _LOOPBACK_S = 5.0
@@ -68,6 +69,7 @@ class Relay:
         from http.server import ThreadingHTTPServer  # noqa: PLC0415 - slow to import, and needed only for downloads
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        # a thread may wait for a download that never continues, and must not keep the process alive
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 

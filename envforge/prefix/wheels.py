@@ -192,6 +192,7 @@ def verify_wheels(batch: Batch) -> None:
     names = [wheel_of(item.artifact).name for item in bad]
     batch.progress.note(f"uv's cache of {', '.join(names)} is corrupt; removing it and installing them again")
     _uv(["cache", "clean", *names], batch.store)
+    # the modification times of these files are not to be trusted any more
     again = replace(batch, wheels=tuple(bad), reread=True)
     _renew(again)
     _install(again)
@@ -330,6 +331,7 @@ def unpack_wheels(wheels: Iterable[Artifact], store: Store, python: tuple[str, .
 def _install(batch: Batch) -> None:
     """Install wheels with uv, from its cache if possible."""
     artifacts = tuple(item.artifact for item in batch.wheels)
+    # a Python that is marked as externally managed (PEP 668) would reject any change
     words = ["--break-system-packages", "--python", str(batch.site.program)]
     replaced = installed(batch.site.prefix) & {wheel_of(artifact).name for artifact in artifacts}
     if replaced:
@@ -387,6 +389,7 @@ def _uv_pip_install(
     wheels: Iterable[Artifact], words: list[str], store: Store, relay: Relay | None, inherited: tuple[int, ...] = ()
 ) -> None:
     """Install wheels by their checksums, from the relay or from uv's cache."""
+    # a sandbox may lack the loopback interface
     is_file = relay is not None and not loopback_works()
     lines = ['lock-version = "1.0"', 'created-by = "envforge"']
     for artifact in wheels:
@@ -415,6 +418,7 @@ def _uv(
     done = subprocess.run(
         command,
         env=environment | dict(variables or {}),
+        # uv survives a killed envforge; the next install waits until uv has closed these files
         pass_fds=inherited,
         capture_output=True,
         text=True,

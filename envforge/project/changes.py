@@ -55,6 +55,7 @@ def merge_text(base: bytes, mine: bytes, new: bytes, on_conflict: OnConflict) ->
         conflicts, content = _merge_file(folder, "--diff3")
         if conflicts == 0 or on_conflict == "inline":
             return Merged(content=content, conflicts=conflicts)
+        # git has no format for rejected changes, so they are the difference between its two one-sided merges
         ours, theirs = _merge_file(folder, "--ours")[1], _merge_file(folder, "--theirs")[1]
     return Merged(content=ours, conflicts=conflicts, rejected=unified_diff(ours, theirs, "yours", "the template now"))
 
@@ -94,7 +95,9 @@ def unified_diff(before: bytes, after: bytes, name_before: str, name_after: str)
 
 _ALIKE = 0.6  # of the lines; git requires 50 % by default (`git diff --find-renames`)
 _LARGEST = 1_000_000
+# a project may contain a data set of many files, which would be compared one by one
 _MOST_FILES = 5_000
+# directories with many files that no template wrote
 _SKIPPED = ("__pycache__", "node_modules", "runs", "site-packages")
 
 
@@ -105,6 +108,7 @@ def moved_by_template(
     gone, come = sorted(base.keys() - new.keys()), sorted(new.keys() - base.keys())
     pairs = sorted(
         ((_likeness(base[old].content, new[there].content), old, there) for old in gone for there in come),
+        # the most similar first, then those that kept their name; then by path, for the same result each time
         key=lambda pair: (-pair[0], pair[1].name != pair[2].name, pair[1], pair[2]),
     )
     moves: dict[PurePosixPath, PurePosixPath] = {}
@@ -226,6 +230,7 @@ def _all_changed(sides: _Sides) -> list[FileChange]:
 
     A file that the user moved is matched to at most one of them.
     """
+    # a file of the template is where the template put it, so the user can't have moved another one there
     known, found = {*sides.base, *sides.new}, []
     for path in sorted(sides.base.keys() & sides.new.keys()):
         change = _changed(sides, path, known)
@@ -294,6 +299,7 @@ def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> FileChang
 def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: PlannedFile) -> FileChange | None:
     """Apply the change from ``base`` to ``new`` to ``mine``; the result is at the path of ``new``."""
     executable = new.executable if new.executable != base.executable else mine.executable
+    # the user's bytes are kept, which may differ in their line endings
     if same_text(mine.content, new.content) or base.content == new.content:
         content = mine.content
     elif same_text(mine.content, base.content):

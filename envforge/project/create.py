@@ -113,6 +113,7 @@ def find_locked(
     found = find_lock(project.texts, way, progress)
     if found is not None:
         return LockedProject(project=project, lock=found)
+    # without a network, a solve would fail only after all its retries, so the servers are asked first
     host = None if way.fresh or way.conda_exe is not None else unreachable_host(project, way.mirrors)
     if host is None:
         return None
@@ -165,6 +166,7 @@ def _from_team(input_sha256: str, team: ChosenCatalogue, progress: Callable[[Loc
         with open_catalogue(team.address, team.public_key) as source:
             entry = find_entry(source.root, input_sha256)
             return None if entry is None else _filled(entry, lock_text(source, entry, team.public_key), progress)
+    # without the team's server, the built-in catalogue still works; an invalid signature stops
     except (OutsideError, NoCatalogueError) as error:
         _telling(progress)(f"skipping the catalogue that {team.source} names: {error.message}")
         return None
@@ -379,6 +381,7 @@ def draft_project(
     """
     template = opened.template
     option = "DIR" if request.name is None else "--name"
+    # absolute, because `.` has no name
     name = check_project_name(request.target.absolute().name if request.name is None else request.name, option)
     package = package_name(name, option, _installed(template))
     answers = gather_answers(template.questions, request.variables, ask)

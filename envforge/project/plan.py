@@ -121,6 +121,7 @@ class Project:
 def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, ...]:
     """Return every file of the project, sorted by path; raise ``TemplateError`` if the template is invalid."""
     rendered = render_project(project)
+    # the baseline has what the template rendered, so the lockfile and the record come after it
     files = [*rendered, dump_baseline(rendered)]
     if lock_text is not None:
         files.append(PlannedFile(path=PurePosixPath(LOCK_FILE), content=lock_text.encode()))

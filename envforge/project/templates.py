@@ -43,6 +43,7 @@ FILES = "files"
 GIT = "git+"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _LONGEST_MANIFEST = 200_000
+# git keeps no empty directories, and Python and macOS leave the others behind
 _LITTER = ("__pycache__", ".DS_Store", ".gitkeep")
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _TEMPLATE_NAME = matching(
@@ -164,6 +165,7 @@ def load_foreign(root: Path, common_root: Path) -> Template:
     text, document = _read(path), _document(path)
     if len(text) > _LONGEST_MANIFEST:
         raise document.fault("", f"at most {_LONGEST_MANIFEST:,} characters", f"{len(text):,}")
+    # before YAML makes values of it: anchors can expand a small file to gigabytes, and a tag changes a type
     _refuse_tricks(text, document)
     manifest = document.read_yaml(text, _ForeignManifest)
     return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks, is_foreign=True)

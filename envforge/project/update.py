@@ -181,6 +181,7 @@ def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Upd
     template = opened.template
     if not opened.is_foreign:
         _refuse_other_layout(folder, record, template)
+    # merged from what the template wrote then, because a newer envforge doesn't have the old template
     base = read_baseline(folder, record)
     answers, notes = carried_answers(template, record, wishes.variables)
     groups = _carried_groups(template, record, dict(answers), wishes)
@@ -268,7 +269,9 @@ def apply(update: Update, locks: Locks) -> bool:
     given = (*update.rendered, dump_baseline(update.rendered))
     lock = () if locks.own is None else (PlannedFile(path=PurePosixPath(LOCK_FILE), content=locks.own.encode()),)
     variants = tuple(file for variant in locks.variants for file in variant.files)
+    # without the merged files: an edit of the user doesn't belong to what the template wrote
     record = record_of(update.project, (*given, *lock))
+    # an update without a new lock keeps the lockfile, and so its recorded digest
     if locks.own is None:
         former = tuple((name, digest) for name, digest in update.before.files if name == LOCK_FILE)
         record = replace(record, files=tuple(sorted((*record.files, *former))))
@@ -282,6 +285,7 @@ def apply(update: Update, locks: Locks) -> bool:
     if not wanted and not removed:
         return False
     with Interrupts() as interrupts, disk_errors(update.folder), staging(update.folder) as stage:
+        # inside the lock of the directory: locking takes minutes, in which someone may edit a file
         _refuse_edited(update)
         perform(Swap(files=tuple(wanted), removed=removed), stage, update.folder, interrupts)
     return True

@@ -56,10 +56,12 @@ class MachineLimits:
 def read_limits(machine: Machine, platform: str) -> MachineLimits:
     """Return the machine's facts if the platform is its own, else none: unknown facts don't constrain."""
     is_windows = platform.startswith("win-")
+    # a lockfile for another platform is for another computer, of which nothing is known
     if platform != machine.platform:
         return MachineLimits(platform=platform, windows_driver=is_windows)
     driver = machine.driver
     hides_all = machine.visible is not None and not machine.visible_gpus and bool(machine.gpus)
+    # CUDA_VISIBLE_DEVICES may be set only in this shell, but the project keeps its build
     gpus = machine.gpus if hides_all else machine.visible_gpus
     known = tuple((gpu.name, gpu.compute_capability) for gpu in gpus if gpu.compute_capability is not None)
     if machine.capability_override is not None:

@@ -173,6 +173,7 @@ def selection_from_json(value: object, where: str, hints: Callable[[], tuple[Hin
     if isinstance(request, dict) and request.get("cuda") == "auto":
         table["request"] = {name: item for name, item in request.items() if name != "cuda"}
     selection = document.convert(table, Selection)
+    # they are written for people and other tools, so an edit of them must not be ignored
     pins, expected = table["build"].get("pins"), dict(selection.build.pins)
     if pins not in (None, expected):
         raise document.fault("build.pins", f"{expected} as the versions of this build give", pins)

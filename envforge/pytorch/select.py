@@ -65,6 +65,7 @@ def select_platforms(
     ``preferred`` is a clause that replaces the reason why this build was preferred (``is the newest …``).
     """
     first = machine.platform if machine.platform in platforms or not platforms else platforms[0]
+    # the first platform decides the tag: the others have no machine here that could
     alone = select(machine, replace(request, platform=first), matrix)
     tags = tuple(dict.fromkeys(candidate.build.tag for candidate in alone.accepted))
     plans = (_plan(machine, alone, tag, platforms, matrix) for tag in tags)
@@ -74,6 +75,7 @@ def select_platforms(
     common = _common_torches(judged)
     torch = next(c.build.torch for c in judged[first].eligible if c.build.torch in common)
     chosen = {p: next(c for c in each.eligible if c.build.torch == torch) for p, each in judged.items()}
+    # one Python, because environment.yml has one line for it
     python = _common_python(tuple(chosen.values()), request, matrix)
     answers = (_answer(judged[p], replace(chosen[p], python=python), matrix, preferred) for p in judged)
     return tuple(_note_common(answer, alone) for answer in answers)
@@ -85,6 +87,7 @@ def _ways_out(machine: Machine, request: Request, matrix: Matrix) -> tuple[WayOu
     ways = [_way_out(machine, request, matrix, (option,)) for option in stated]
     if not any(ways) and len(stated) > 1:
         ways = [_way_out(machine, request, matrix, stated)]
+    # a macOS release has one build, so there is no other to offer
     if request.cuda != CPU and not (request.platform or machine.platform).startswith("osx-"):
         ways.append(_way_out(machine, replace(request, cuda=CPU), matrix, ()))
     return tuple(way for way in ways if way is not None)

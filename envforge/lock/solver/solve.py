@@ -276,6 +276,7 @@ async def _locked(kept: list[IndexRecord], request: SolveRequest, gateway: Gatew
 _WAYS = {
     "sharded": SourceConfig(),
     "compressed": SourceConfig(sharded_enabled=False),
+    # a server that compresses nothing, or sends broken shards, still has the plain file
     "plain": SourceConfig(sharded_enabled=False, zstd_enabled=False, bz2_enabled=False, cache_action="no-cache"),
 }
 _FAULTS = (GatewayError, FetchRepoDataError, CacheDirError, IoError)

@@ -180,6 +180,7 @@ def _write_stderr(text: str) -> None:
 
 
 def _discard(descriptor: int) -> None:
+    # below Python's streams, whose buffers the interpreter still flushes when it exits
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
@@ -214,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 you can fix it or a check failed, 2 usage, 3 an external failure, 70 a bug of envforge, 130 interrupted,
     129 and 143 ended by a signal.
     """
+    # read before click parses them, because the report of a usage error needs them, too
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "envforge")
     try:
@@ -221,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cli.invoke(context)
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    # click counts a group without a command as wrong usage, but its text is the help
     except click.exceptions.NoArgsIsHelpError as stop:
         _write_stderr(stop.format_message())
         return stop.exit_code
@@ -281,6 +284,7 @@ def _report_stdout(error: StdoutError) -> int:
 
 
 def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
+    # errors end up in logs of CI
     error.message = _without_secrets(error.message)
     error.hints = tuple(Hint(_without_secrets(hint.purpose), _without_secrets(hint.command)) for hint in error.hints)
     if as_json:

@@ -63,6 +63,7 @@ def info(options: InfoOptions) -> None:
     named = options.environment != EnvironmentOptions() or project_folder(here) is not None
     machine = chosen_machine(None)
     found = read_info(options.environment.meant() if named else None, os.environ, here, home, machine)
+    # people paste this text into public issues
     text = redactor(Identity.here())("\n".join(_to_words(found, machine)))
     print_result("info", _to_json(found, machine), text, as_json=options.as_json)
 
@@ -223,6 +224,7 @@ def _info_environment(meant: ChosenEnvironment) -> EnvironmentInfo:
     if not is_environment(prefix):
         return EnvironmentInfo(prefix=prefix, state=f"missing; to create it, run `{meant.install_command}`")
     records = sorted((prefix / "conda-meta").glob("*.json"))
+    # from the file names: reading all records takes long, and an invalid one must not keep the rest from being shown
     python = next((_record_version(path) for path in records if path.name.startswith("python-3")), None)
     of_venv = venv_python(prefix)
     python = str(of_venv) if of_venv else python

@@ -187,6 +187,7 @@ def install(options: InstallOptions) -> None:
         lockfile, reason = options.bundled_lock(bundle) if bundle is not None else options.chosen_lock()
         if reason:
             progress.note(reason)
+        # before anything else: the lockfile may be the old one of a change, whose environment.yml is new
         fail_on_incomplete_change(lockfile)
         if options.locked:
             _require_agreement(lockfile)
@@ -377,6 +378,7 @@ def _of_catalogue(ahead: Preview) -> str:
 
     try:
         wanted = digests(ahead.lockfile)
+        # the number of files first, because reading each lockfile of the catalogue takes long
         near = [entry for entry in list_entries(lockfiles_root()) if entry.requirements.files == len(wanted)]
         found = next((entry.requirements for entry in near if digests(entry.path) == wanted), None)
     except EnvforgeError:  # the sizes are a help, not a condition

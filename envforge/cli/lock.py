@@ -140,6 +140,7 @@ def lock(options: LockOptions) -> None:
     A lockfile that is up to date is left alone. Otherwise, locked versions are kept if the new requirements allow.
     """
     warn_of_incomplete_environment()
+    # a check compares with what is locked, and an upgrade asks for something else
     if options.is_check and (options.upgrade or options.upgrade_packages):
         raise click.UsageError("`--check` can't be combined with `--upgrade` or `--upgrade-package`")
     if options.is_check:

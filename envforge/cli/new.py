@@ -167,6 +167,7 @@ def new(options: NewOptions) -> None:
     Nothing is written until the builds, the answers, and the lockfile are known. Then all files are written in one
     transaction.
     """
+    # a template from git is a temporary clone, which exists only in this block
     with open_template(_named(options.template), Path()) as opened:
         outcome = NewResult(created=_create(options, opened))
     if not options.as_json:
@@ -261,6 +262,7 @@ def _target(directory: str) -> Path:
         raise RequestError(f"DIR is empty: `{directory}`", hint="to name the directory, pass DIR", code="bad-target")
     for part in target.parts:
         check_folder_name(part, "DIR")
+    # if a directory is a link, `..` leads elsewhere than it seems
     if ".." in target.parts:
         raise RequestError(
             f"DIR `{directory}` contains `..`",
@@ -430,6 +432,7 @@ def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
         run_smoke,
     )
 
+    # the test runs on this machine, not on the one that these variables describe
     real = {name: value for name, value in os.environ.items() if not name.startswith("CONDA_OVERRIDE_")}
     here, created = load_machine(None, real), outcome.created
     project = created.project
@@ -447,6 +450,7 @@ def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
         skip_reason=reason if can_skip else "",
     )
     result = Smoke(
+        # without a GPU, the test runs on the CPU even if it can't be told to skip
         ran=not reason or can_skip or not here.visible_gpus,
         gpu="not-run" if reason else "passed",
         reason=reason,

@@ -116,6 +116,7 @@ class _Lines:
         self._step, self._unit, self._total, self._done = step, unit, total or 0, 0
         self._began_s = time.monotonic()
         if not self._quiet:
+            # in a thread, because a step that hangs doesn't call `advance`
             self._clock = _Clock(self._tick, self._every_s)
 
     def advance(self, amount: int) -> None:
@@ -128,6 +129,7 @@ class _Lines:
 
     def end(self) -> None:
         self.stop()
+        # a step that did nothing isn't worth a line
         if self._done:
             lasted_s = time.monotonic() - self._began_s
             rate = f" ({megabytes(self._done / lasted_s)}/s)" if self._unit == "bytes" and lasted_s > 0 else ""

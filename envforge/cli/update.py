@@ -109,6 +109,7 @@ def _run(options: UpdateOptions) -> bool:
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         fail_on_incomplete_change(lockfile)
     warn_of_incomplete_environment()
+    # undoing an interrupted run writes, which these two options rule out
     if not (options.dry_run or options.check) and settle_interrupted(folder):
         click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
     record = _record(options, folder)
@@ -143,6 +144,7 @@ def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tupl
     if not options.typed and options.machine is None:
         return wishes, None
     machine, matrix = _machine(options, record, folder), load_matrix()
+    # a build changes on all platforms of the project, unless `--platform` names others
     recorded = tuple(selection.build.platform for selection in record.selections)
     platforms = options.selection.known_platforms(matrix) if "platforms" in options.typed else recorded
     typed = options.selection.to_request(matrix)
@@ -239,6 +241,7 @@ def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, writt
     if not written and not (options.dry_run and (update.is_newer or update.changes)):
         click.echo(f"{_head(update)}: up to date, nothing changed")
         _print_changes(update)
+        # an earlier update may have left a conflict that nobody resolved
         for path in update.unresolved:
             click.echo(f"warning: `{path}` still has both sides of a conflict; search for <<<<<<<", err=True)
         return

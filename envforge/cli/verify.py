@@ -110,6 +110,7 @@ class _VerifyGroup(click.Group):
             if word == "--markdown" and plain[position + 1] in self.commands:
                 plain[position] = f"--markdown={STDOUT}"  # a subcommand, not the optional FILE
         try:
+            # click parses the options of a group only before its subcommand, and these belong to the subcommand
             rest = self.make_parser(ctx).parse_args(list(plain))[1]
         except click.NoSuchOption as error:
             if (name := error.option_name.removeprefix("--")) not in self.commands:
@@ -200,6 +201,7 @@ def _run(questions: tuple[Question, ...], options: VerifyOptions, described: str
     # after judging, so that no verdict depends on what is hidden; `--from` judges the redacted record again
     report = without_secrets(report, is_redacted=not options.no_redact)
     _write(report, options)
+    # an external failure and not a finding: nothing is known about the machine
     if not record.observed and any(lack.why in ("broken", "late") for lack in record.not_observed):
         raise click.exceptions.Exit(3)
     if not report.passed(strict=options.strict):

@@ -16,6 +16,7 @@ from envforge.lock.needs import requirements_of
 from envforge.pytorch.matrix import load_matrix
 
 PROGRAM = "envforge-all-reduce.py"
+# the default of torch.distributed
 PORT = 29500
 
 

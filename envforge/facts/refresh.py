@@ -141,6 +141,7 @@ class _Refresh:
             if found.torch < self._pinned.torches[0]:
                 continue
             known = self._known.get(found.key)
+            # the built-in table states the source of such a row; what the index says now is only compared with it
             if known is not None and known.confirmed and known.capabilities_stated:
                 self._check(found, known)
                 continue
@@ -188,6 +189,7 @@ class _Refresh:
         earlier = self._builds.get(found.key)
         wheel = None if found.tag == "cpu" else self._kernels(found, earlier, name)
         cuda = WheelTag.parse(found.tag).cuda
+        # a wheel in the wrong directory would be installed for a driver that can't run it
         if wheel is not None and wheel.cuda != cuda:
             self._result.rejected.append(f"{name}: its wheel is built for CUDA {wheel.cuda or 'none'}")
             return None
@@ -269,6 +271,7 @@ class _Refresh:
             if build.platform == found.platform
             and build.tag.cuda is not None
             and build.tag.cuda.major == cuda.major
+            # never from a newer CUDA, whose wheels have kernels that older ones lack
             and build.tag.cuda <= cuda
             and build.capabilities_stated
         ]

@@ -103,6 +103,7 @@ def render_texts(selections: tuple[Selection, ...], needs: TemplateNeeds, templa
 def render_environment(selections: tuple[Selection, ...], needs: TemplateNeeds, templates: Path) -> str:
     """Return the text of ``environment.yml``, with the platforms sorted by name."""
     _check(selections, needs)
+    # the catalogue finds a lockfile by these bytes, so the order of `--platform` must not matter
     selections = _sorted(selections)
     conda = _common_lines(selections, {s.build.platform: _conda_lines(s, needs) for s in selections})
     pip = _common_lines(selections, {s.build.platform: _pip_lines(s, needs) for s in selections})
@@ -214,6 +215,7 @@ def _conda_lines(selection: Selection, needs: TemplateNeeds) -> tuple[str, ...]:
     for spec in (*torch_requirements(selection.build.torch), *needs.conda):
         name, version = split_conda_spec(spec)
         constraints = wanted.setdefault(name, [])
+        # a template and torch itself may state the same constraint
         constraints.extend(c for c in version.split(",") if c and c not in constraints)
     python = f"python ={selection.python.major}.{selection.python.minor}"
     return (python, *(f"{name} {','.join(wanted[name])}".rstrip() for name in sorted(wanted)))

@@ -120,6 +120,7 @@ class Sources:
         return is_torch_family(name) or name in self.family
 
 
+# conda-lock requires a checksum; the real one is computed after it has selected the wheel
 UNKNOWN_SHA256 = "0" * 64
 _SHA256 = "#sha256="  # ends the URL of a wheel under `pip:`
 NO_TORCH_INDEX = "only a PyTorch index may provide it, and `pip-repositories` lists none"

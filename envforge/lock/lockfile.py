@@ -118,6 +118,7 @@ class Lockfile:
 
         Empty if conda-lock made it from other kinds of files, such as pyproject.toml.
         """
+        # conda-lock also locks pyproject.toml and meta.yaml, which envforge doesn't read
         if not all(source.endswith((".yml", ".yaml")) for source in self.sources):
             return ()
         return tuple(Path(os.path.normpath(lockfile.parent / source)) for source in self.sources)
@@ -366,6 +367,7 @@ def _content_sha256(document: Mapping[str, Any]) -> str:
     metadata = document["metadata"]
     custom = {name: value for name, value in metadata["custom_metadata"].items() if name != LOCKFILE_SHA256}
     try:
+        # sorted, because other tools may write the packages in another order
         rows = sorted(json.dumps(row, sort_keys=True, default=str) for row in document["package"])
         content = {**document, "metadata": {**metadata, "custom_metadata": custom}, "package": rows}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

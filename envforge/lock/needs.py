@@ -207,7 +207,9 @@ def _wheel_glibc(artifacts: Iterable[Artifact]) -> Iterator[Needed]:
             continue
         versions = [_tag_glibc(tag.platform) for tag in parse_wheel_filename(artifact.file_name)[3]]
         known = [version for version in versions if version is not None]
+        # a wheel with a tag that needs no glibc, such as musllinux, may be installed without it
         if known and len(known) == len(versions):
+            # one fitting tag is enough
             yield Needed(version=min(known), package=artifact.label)
 
 
@@ -240,6 +242,7 @@ def _serves_python(tag: Tag, python: Version) -> bool:
         stated = Version(f"{match[2]}.{match[3] or 0}")
     except ValueError:
         return False
+    # built for a Python and every newer one
     if match[1] == "py" or tag.abi in {"abi3", "none"}:
         return stated.major == python.major and stated <= python
     return stated == python

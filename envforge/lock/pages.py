@@ -405,6 +405,7 @@ class _RangeReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # any writable buffer
+        # the directory of a damaged or hostile zip file can claim any size
         if len(buffer) > _MOST_AT_ONCE:
             raise zipfile.BadZipFile("its directory is too large")
         wanted = min(len(buffer), self._size - self._position)

@@ -268,6 +268,7 @@ def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_synced(_aside(path), data)
         write_synced(_aside(journal), json.dumps(asdict(_FileJournal(files=rows)), indent=1).encode())
+        # the moment at which the change becomes valid: before it, the old files count, and after it, the new ones
         _aside(journal).replace(journal)
         sync_folder(journal.parent)
     except OSError as error:
@@ -300,6 +301,7 @@ def complete_transaction(anchor: Path) -> bool:
     try:
         for row in rows:
             path = anchor.parent / row.path
+            # an interrupted completion may have renamed some of them
             if _digest(path) != row.new:
                 _aside(path).replace(path)
         sync_folder(journal.parent)

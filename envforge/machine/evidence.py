@@ -375,6 +375,7 @@ def _smi_answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
             )
         except TextFormatError:
             failure = "unknown-format"
+    # nvidia-smi prints its errors to stdout
     said = (xml.stdout.strip() or xml.stderr.strip()).partition("\n")[0]
     return SmiAnswer(source="nvidia-smi", failure=failure, text=clean(said)[:200])
 
@@ -384,6 +385,7 @@ def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiRepo
 
     if not report.gpus:
         return report
+    # a query of its own, because older drivers reject a field that they don't know
     result = world.run((program, *_QUERY_CAPABILITY))
     # neither the XML nor the table has compute capabilities
     known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}

@@ -79,6 +79,7 @@ class TemplateQuestion:
                 raise ValueError(self.rule)
             return text.lower() in _TRUE
         if self.type == "int":
+            # `int` would accept `1_000` and digits of other scripts, and TOML has 64 bits
             if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
                 raise ValueError(self.rule)
             return int(text)
@@ -148,6 +149,7 @@ def choose_groups(
 
     ``wanted`` and ``unwanted`` are the values of ``--with`` and ``--without``: names, comma-separated, or ``all``.
     """
+    # by the answers, which therefore come before the groups
     possible = tuple(group for group in groups if hold(group.when, answers))
     added, removed = _named(wanted, "--with", groups), _named(unwanted, "--without", groups)
     for name in added:

@@ -135,8 +135,10 @@ def dump_into(text: str, record: ProjectRecord) -> str:
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump_record(record))
     ours = {each.name for each in fields(_ProjectFile)}
+    # without settings of the user there is nothing to preserve, and plain text needs no comments kept
     if not document.keys() - ours:
         return dump_record(record)
+    # a field that the new record doesn't have, such as `machine`
     for key in ours & document.keys() - fresh.keys():
         del document[key]
     for key, value in fresh.items():

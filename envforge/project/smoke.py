@@ -61,6 +61,7 @@ class SmokeRun:
 
 def require_torch() -> None:
     """Raise if this interpreter can't run the smoke test."""
+    # looked up and not imported, because importing torch takes seconds
     missing = [name for name in ("torch", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
         from envforge.base.distribution import extra_command  # noqa: PLC0415 - only this error needs it

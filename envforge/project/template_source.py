@@ -35,6 +35,7 @@ def check_folder(root: Path) -> None:
     """Raise if a template's directory contains links or special files, or is too large."""
     count, size = 0, 0
     for where, folders, names in os.walk(root):
+        # git's own directory has any number of files, and none of them gets into a project
         folders[:] = [name for name in folders if name != ".git"]
         for name in (*folders, *names):
             found = (Path(where) / name).lstat()
@@ -106,6 +107,7 @@ def cloned(name: str, revision: str | None, base: Path) -> Iterator[Opened]:
                 command=f"git ls-remote {shlex.quote(show_url(address.location))}",
                 code="no-such-template",
             )
+        # as git has them: a checkout on Windows has text files in place of links
         links = links_of(work)
         root = work / address.subdirectory
         for link in links:

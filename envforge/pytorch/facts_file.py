@@ -170,6 +170,7 @@ def _check(facts: FactsFile, document: Document) -> None:
         where = f"builds[{number}]"
         if row.tag != "cpu" and not row.capabilities:
             raise document.fault(f"{where}.capabilities", "the kernels of a CUDA build", "none")
+        # PTX is never inferred, because it would promise to run on any newer GPU
         if row.kernels_source is None and row.ptx:
             raise document.fault(f"{where}.ptx", "`kernels_source`, which states PTX", "none")
         if row.key in seen:
@@ -210,6 +211,7 @@ def layered(matrix: Matrix, facts: FactsFile, identity: FactsId | None) -> Matri
     # a file that is already in use may undercut a minimum, too
     fits = [row.minimum() for row in facts.toolkits if not any(_driver_faults(row, matrix, facts))]
     toolkits = {row.cuda: row for row in (*fits, *matrix.toolkits)}
+    # inferred kernels don't make a compute capability known
     stated = {each for build in rows if build.capabilities_stated for each in build.capabilities}
     return replace(
         matrix,

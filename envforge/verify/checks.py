@@ -160,6 +160,7 @@ class ChosenChecks:
     @property
     def needs(self) -> frozenset[str] | None:
         """The facts that the checks need; None, which is all, if a team's check doesn't declare them."""
+        # such a check reads the record of envforge's own observers, and any fact may be the one that it needs
         if any(check.group == "own" and check.observe is None and not check.needs for check in self.checks):
             return None
         return frozenset(need for check in self.checks for need in check.needs)

@@ -234,6 +234,7 @@ def plan_for(
 
     Raises ``RequestError`` if there is no lockfile, or if ``--only`` names a check that needs the machine itself.
     """
+    # a description states its troubles, although it lacks the facts from which they were concluded
     named = {CONDITION_CHECKS[found.code] for found in machine.conditions if found.code in CONDITION_CHECKS}
     possible = tuple(check.id for check in checks if check.group == _GROUP or check.id in {*_ALWAYS, *named})
     only = _only(asked, possible, checks)

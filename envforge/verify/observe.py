@@ -107,6 +107,7 @@ def _ask_own(ask: Callable[[Situation], Json], situation: Situation) -> object:
 
 def _guarded(what: str, ask: Callable[[], object], limit_s: float, found: dict[str, Any]) -> Iterator[NotObserved]:
     """Call an observer in a thread, which is left behind if it hangs. Add its value to ``found``, or yield why not."""
+    # a future would be waited for when the interpreter exits
     results: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
 
     def work() -> None:

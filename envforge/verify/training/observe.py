@@ -135,8 +135,10 @@ class _Session:
         """Return the measurements that a selected check needs and this device can take."""
         possible = measures_of(self.situation.depth, has_project=self.package is not None, on_gpu=on_gpu, apart=apart)
         wanted = {name for name in MEASUREMENTS if self.situation.wants(name)}
+        # they need the import of the project, which is measured first
         if any(MEASUREMENTS[name].of_project for name in wanted):
             wanted.add("project")
+        # every other measurement needs to know the device
         if wanted:
             wanted.add("device")
         return tuple(name for name in possible if name in wanted)

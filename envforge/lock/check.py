@@ -56,6 +56,7 @@ def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
     differences = (*_platforms(inputs, lock), *other_categories(inputs, lock), *_sources(inputs, lock))
     if differences:
+        # with other platforms or files, every further difference would only repeat these
         return differences
     content = list(_variables(inputs, lock))
     content += [d for p in inputs.platforms for d in (*unmet_requests(inputs, lock, p), *_missing(lock, p))]

@@ -250,6 +250,7 @@ def _refuse_other_owner(one: NewPackage, entries: Sequence[PackageRequest], requ
 
 
 def _named(environment: Environment, name: str) -> list[PackageRequest]:
+    # a package has other names for conda and for pip, and `remove` accepts either
     mapping = NameMapping.bundled()
     python_name = canonicalize_name(name)
     names = {python_name, mapping.to_python(name), canonicalize_name(mapping.to_conda(python_name))}

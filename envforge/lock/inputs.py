@@ -167,6 +167,7 @@ class Inputs:
         return input_sha256(self.files[0].text, self.virtual_packages, [file.text for file in self.files[1:]])
 
 
+# markers can compare any patch release, so all that may exist are tried
 _PYTHONS = tuple(Version(f"3.{minor}.{patch}") for minor in range(6, 20) for patch in range(25))
 
 
@@ -314,6 +315,7 @@ def refuse_credentials(where: str, texts: Sequence[str]) -> None:
             )
 
 
+# the glibc of manylinux_2_28, which PyTorch's wheels have
 _LINUX = {"__unix": "0", "__linux": "5.10", "__glibc": "2.28"}
 _MAC = {"__unix": "0", "__osx": "11.0"}
 _BASE: Mapping[str, Mapping[str, str]] = {

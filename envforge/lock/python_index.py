@@ -93,6 +93,7 @@ def extra_indexes(environment: Mapping[str, str], home: Path, prefix: Path) -> t
         found += [_stated(url, str(path)) for url in _extra_of_uv(path)]
     for path in pip_configuration_files(environment, home, prefix):
         found += [_stated(url, str(path)) for url in _extra_of_pip(path)]
+    # the first mention of an index decides its place
     return tuple({index.simple_url: index for index in reversed(found)}.values())[::-1]
 
 
@@ -217,6 +218,7 @@ def _index_of_uv(path: Path) -> str | None:
 def _extra_of_uv(path: Path) -> list[str]:
     """Return each other ``[[index]]`` in a configuration file of uv, and the older ``extra-index-url``."""
     read = _configuration_of_uv(path)
+    # uv uses an explicit index only for packages that name it
     named = [entry.url for entry in read.index if not entry.default and not entry.explicit]
     return [url for url in (*named, *read.extra_index_url, *read.pip.extra_index_url) if url]
 
@@ -306,6 +308,7 @@ def _stated(text: str, source: str) -> PythonIndex:
 
 def _default_index() -> PythonIndex:
     """Return PyPI, from the constants of pip, or from conda-lock's Poetry if pip is not installed."""
+    # an environment of uv has no pip
     if importlib.util.find_spec("pip") is None:
         return PythonIndex(simple_url=_registry_of_poetry(), source="the default of conda-lock")
     from pip._internal.models.index import PyPI  # noqa: PLC0415 - pip is slow to import and often not needed

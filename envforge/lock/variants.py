@@ -89,6 +89,7 @@ def derive_variant(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantT
     inputs = read_inputs(environment, None)
     torch = _torch(inputs)
     builds = _builds(inputs, tag, torch, matrix)
+    # the remarks at the top describe the project's file, and the variant gets a head of its own
     text = _REMARKS.sub("", inputs.text)
     text = _with_bounds(text, torch, next(iter(builds.values())).torch, environment)
     text = _with_pins(text, builds, environment)
@@ -140,6 +141,7 @@ def _builds(inputs: Inputs, tag: WheelTag, torch: Version, matrix: Matrix) -> di
     common = set.intersection(*(set(builds) for builds in fitting.values()))
     if not common:
         raise _no_build(inputs, tag, matrix)
+    # the project's release if possible, so that variants differ only in CUDA
     release = torch if torch in common else max(common)
     return {platform: builds[release] for platform, builds in fitting.items()}
 
@@ -222,6 +224,7 @@ def _with_pins(text: str, builds: Mapping[str, Build], path: Path) -> str:
                 hint=f'write one line for each platform, such as `"{entry.text}"  # [linux64]`',
                 code="several-lines",
             )
+        # parsed again, because each edit moves the nodes after it
         node = parse_environment(text, path).entries[number].node
         text = replace_scalar(text, node, f"{entry.name}=={versions.pop()}")
     return text

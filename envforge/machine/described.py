@@ -251,6 +251,7 @@ def _from_nodes(tool: str, nodes: Sequence[_Node]) -> Description:
     if (number := sum(count for _, count in first.kinds) + len(added)) > MOST_GPUS:
         raise TextFormatError(f"at most {MOST_GPUS} GPUs", f"{number}")
     kinds = [kind for kind, count in first.kinds for _ in range(count)]
+    # of the other nodes only the kinds that are new: how many of them there are changes nothing for a build
     kinds += dict.fromkeys(kind for node in with_gpus[1:] for kind, _ in node.kinds if kind in added)
     others = {kind: other for kind in dict.fromkeys(kinds) if (other := named_other(kind)) is not None}
     if len(others) < len(set(kinds)) and any(all(kind in others for kind, _ in node.kinds) for node in with_gpus):
@@ -311,6 +312,7 @@ def _machine(found: Description) -> Machine:
     if len(gpus) > MOST_GPUS:
         raise TextFormatError(f"at most {MOST_GPUS} GPUs", f"{len(gpus)}")
     on_tegra = any(gpu.compute_capability and is_tegra(gpu.compute_capability) for gpu in gpus)
+    # these texts don't state the platform, but Tegra and Grace exist only with Arm
     assumed = "linux-aarch64" if on_tegra or any(_ARM_GPU.search(gpu.name) for gpu in gpus) else "linux-64"
     cuda, cuda_source = _cuda(found, is_ordinary=not on_tegra)
     sources = {

@@ -32,6 +32,7 @@ def main(*, health: bool = False) -> None:
 
 def _say(library: str, answer: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps({"library": library, **answer}) + "\n")
+    # at once, because the parent reads what a crash has left
     sys.stdout.flush()
 
 

@@ -111,6 +111,7 @@ class _Headers(io.BufferedReader):
     """File of which ``tarfile`` reads headers, at most ``_LONGEST_HEADER`` bytes of each."""
 
     def read(self, size: int | None = -1) -> bytes:
+        # a hostile header may claim a size that would fill the memory
         if size is not None and size > _LONGEST_HEADER:
             raise ValueError(f"a header has {size} bytes")
         return super().read(size)
@@ -152,10 +153,7 @@ def read_bundle(path: Path) -> Bundle:
                 if member.name.startswith("packages/"):
                     members[member.name] = Span(member.offset_data, member.size)
                 else:
-                    stream = archive.extractfile(member)
-                    texts[member.name] = (
-                        b"".join(iter(partial(stream.read, _BLOCK), b"")) if stream is not None else b""
-                    )
+                    texts[member.name] = _text(archive, member)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise _fault(path, f"it is not a complete tar archive: {error}") from error
     except OSError as error:
@@ -256,6 +254,7 @@ class _Counted:
 
 def _info(name: str, size: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
+    # without owner, group, and time, so that the same packages give the same bytes
     info.size, info.mtime, info.mode = size, _MODIFIED_S, 0o644
     return info
 

@@ -57,6 +57,7 @@ def measure(path: Path) -> Size:
         sizes[key] = (status.st_size, status.st_nlink)
     return Size(
         bytes=sum(size for size, _ in sizes.values()),
+        # a file that an environment shares by a hard link stays on the disk
         freed_bytes=sum(size for key, (size, count) in sizes.items() if links[key] >= count),
     )
 
@@ -130,6 +131,7 @@ class _Work:
             return
         with self._unless_busy(root), exclusive_cache(root):
             for folder in folders:
+                # conda writes it into its own package caches, and the variable for the cache may name one of those
                 if (folder / "urls.txt").exists():
                     self.kept.append(Kept(path=folder, why="conda stores its own packages there"))
                 else:

@@ -130,6 +130,7 @@ def unfinished_install(meant: ChosenEnvironment) -> Unfinished | None:
     journal = read_journal(prefix)
     if journal is not None and journal.step == "verified":
         return None
+    # a directory of envforge without a journal is an install that stopped before its first step
     if journal is None and (not (prefix / ENVFORGE_DIRECTORY).is_dir() or (prefix / "conda-meta").is_dir()):
         return None
     return Unfinished(

@@ -53,6 +53,7 @@ def check_unpacked(artifact: Artifact, folder: Path, tree: Tree, platform: str) 
     """Raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file of a conda package, is not safe."""
     for name in tree.strange:
         raise refused(artifact, name, "is a device, a pipe, or a program that changes its user")
+    # links are resolved on the disk: a chain of them can leave the package although each looks harmless
     top = folder.resolve()
     for name, target in tree.links.items():
         arrived = Path(os.path.realpath(folder / name))
@@ -154,6 +155,7 @@ def check_program(artifact: Artifact, name: str) -> None:
         raise refused(artifact, name, "is a program outside the directory of programs")
     if len(name.encode()) > _LONGEST_PROGRAM:
         raise refused(artifact, name, "is a program whose name is too long")
+    # an entry point of this name would run its code whenever someone starts Python
     if re.fullmatch(r"pythonw?[0-9.]*t?(\.exe)?", name, re.IGNORECASE):
         raise refused(artifact, name, "is a program that would replace Python")
 
@@ -253,6 +255,7 @@ def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
                 if (digest and name not in names) or not re.fullmatch(r"[0-9]{0,19}", size):
                     raise archive_damaged(artifact, f"its `RECORD` is wrong about `{printable(name)}`")
             _check_metadata(archive, info, artifact)
+            # pip and uv believe these files: a wheel could claim another origin or installer
             for written in (f"{info}/{name}" for name in (ORIGIN, "INSTALLER", "REQUESTED")):
                 if written in names:
                     raise refused(artifact, written, "is a record that only the installer writes")
@@ -326,6 +329,7 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
     for member in members:
         name = member.orig_filename.removesuffix("/")
         _check_member(name, artifact)
+        # the upper half has the mode of Unix; 0 is a member without one, as Windows writes it
         mode = member.external_attr >> 16
         if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR} or mode & (stat.S_ISUID | stat.S_ISGID):
             raise refused(artifact, name, "is a link, a device, or a program that changes its user")
@@ -353,6 +357,7 @@ def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifac
             stream.seek(member.header_offset)
             signature, name_length, extra_length = struct.unpack("<4s22x2H", stream.read(30))
             name = member.orig_filename
+            # without the flag, zip names are in the code page of DOS
             encoding = "utf-8" if member.flag_bits & _UTF8_FLAG else "cp437"
             if signature != _LOCAL_HEADER or stream.read(name_length) != name.encode(encoding):
                 raise archive_damaged(artifact, f"`{printable(name)}` has another name in its local header")

@@ -18,7 +18,6 @@ from envforge.pytorch.select import select
 from tests.pytorch.machines import MATRIX
 from tests.support.recorded import A10G, Recorded, pci_gpu_files
 
-DRM = "/sys/class/drm/card1/device"
 KFD = "/sys/class/kfd/kfd/topology/nodes"
 
 

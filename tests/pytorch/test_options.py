@@ -14,7 +14,6 @@ from envforge.errors import RequestError
 from envforge.pytorch.matrix import PYTORCH_INDEX, Preference, Request
 from tests.pytorch.machines import CU118, MATRIX
 
-CU130 = WheelTag.parse("cu130")
 CUDA = ["auto", "cpu", "cu117", "cu118", "cu121", "cu124", "cu126", "cu128", "cu129", "cu130", "cu132"]
 VERSIONS = ["11.7", "11.8", "12.1", "12.4", "12.6", "12.8", "12.9", "13.0", "13.2"]
 

@@ -15,7 +15,6 @@ TRAIN, DATA, PREDICT, MODEL, BENCHMARK, SMOKE = (
     f"tests/test_{name}.py" for name in ("train", "data", "predict", "model", "benchmark", "smoke")
 )
 SHARES = f"{LOADER}::test_ranks_have_consecutive_parts_of_what_one_rank_would_have"
-ANYWHERE = f"{LOADER}::test_a_plain_dataset_resumes_to_the_same_bits_in_any_process"
 REST = f"{LOADER}::test_the_rest_of_an_epoch_is_the_same_after_a_restart_also_in_other_batches"
 TWO_RANKS = f"{RANKS}::test_two_ranks_learn_what_one_learns_with_the_double_batch"
 TOGETHER = f"{RANKS}::test_a_signal_to_one_rank_stops_both_and_they_resume_to_the_same_bits"

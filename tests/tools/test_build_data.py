@@ -11,7 +11,7 @@ import pytest
 from packaging.version import Version
 
 from envforge.base import toml
-from envforge.base.data_files import data_folder
+from envforge.base.data_files import data_folder, read_data
 from envforge.lock.environment_spec import split_conda_spec
 from envforge.pytorch.matrix import Matrix, Request, load_matrix
 from envforge.pytorch.select import select
@@ -96,7 +96,7 @@ def build(facts: Path) -> int:
 
 def built_matrix(facts: Path) -> Matrix:
     assert build(facts) == 0
-    return load_matrix(facts.parent / "data")
+    return read_data("matrix.json", Matrix, facts.parent / "data")
 
 
 def _current_requirements(folder: Path) -> dict[str, str]:

@@ -34,6 +34,7 @@ class Context:
         if self.on_gpu:
             torch.cuda.set_device(self.device)
         else:
+            # one thread adds in one order, so that runs can be compared bit by bit
             torch.set_num_threads(1)
         self._project: TrainedProject | None = None
 

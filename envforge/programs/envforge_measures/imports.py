@@ -167,6 +167,7 @@ def _numpy() -> dict[str, Any] | None:
 
 def _libraries() -> list[dict[str, Any]]:
     """Return the loaded CUDA, torch, and OpenMP libraries, and whether each one is in this environment."""
+    # what the loader has really mapped: a path in a variable may not exist
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         paths = {line.split(None, 5)[5].strip() for line in file if line.count("/") and ".so" in line}
     prefixes = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}

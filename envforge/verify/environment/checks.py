@@ -404,6 +404,7 @@ def supports(torch: TorchFacts, platform: str, capability: ComputeCapability) ->
     kernels: dict[str, list[ComputeCapability]] = {"sm": [], "compute": []}
     for entry in torch.arch_list:
         kind, _, digits = entry.partition("_")
+        # `a` and `f` are architecture- and family-specific code
         number = digits.rstrip("af")
         if kind in kernels and number.isdigit() and len(number) > 1:
             built = ComputeCapability(int(number[:-1]), int(number[-1]))

@@ -128,6 +128,7 @@ def _kernels(case: Case) -> Iterator[Judgement]:
 
 
 def _kernel(case: Case, needs: LockNeeds, gpu: Gpu) -> Judgement:
+    # what the user states counts, as in the selection
     capability, build = case.machine.capability_override or gpu.compute_capability, _build(needs)
     if capability is None:
         return unknown(f"the compute capability of {gpu.name} is unknown")

@@ -113,6 +113,7 @@ def _trains_on_gpu(facts: TrainingFacts) -> Judgement:
     if facts.driver is not None and facts.machine_gpus and locked is None:
         observed = f"measured on the CPU: {reason}, although driver {facts.driver} reports {names}"
         return failed(observed, "training on the GPU", command=command)
+    # the lockfile decides what was wanted: a CPU build on a machine with a GPU is a choice
     if facts.machine_gpus:
         observed = f"measured on the CPU, because the lockfile contains a CPU build, although there is {names}"
         return info(observed, source=facts.locked.source)
@@ -180,6 +181,7 @@ def _kernel(source: str, kernel: KernelFacts) -> Judgement:
     bound, errors = _BOUNDS[kernel.dtype], [error for error in kernel.errors if error is not None]
     what = f"{kernel.dtype}, {' and '.join(kernel.shapes)}: "
     wanted = f"result and gradients within {bound:g} of float64"
+    # None stands for a number that isn't finite, which JSON lacks
     if len(errors) < len(kernel.errors):
         return failed(f"{what}a result or gradient is not finite", wanted, source, command=_MACHINE)
     if kernel.result_dtype != _DTYPES[kernel.dtype]:

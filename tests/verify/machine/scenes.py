@@ -31,7 +31,6 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOCKS = Path(__file__).parents[3] / "lockfiles" / "image-classification"
 CUDA_LOCK = LOCKS / "cu126-linux-64.conda-lock.yml"
 NEWEST_LOCK = LOCKS / "cu130-linux-64.conda-lock.yml"
-OLD_LOCK = LOCKS / "cu118-linux-64.conda-lock.yml"
 CPU_LOCK = LOCKS / "cpu-linux-64.conda-lock.yml"
 MAC_LOCK = LOCKS / "cpu-osx-arm64.conda-lock.yml"
 

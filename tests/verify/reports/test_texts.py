@@ -62,10 +62,6 @@ def test_failures_stand_before_all_else() -> None:
     assert shown == ["FAIL", "FAIL", "UNKNOWN", "WARN", "WARN", "INFO", "PASS", "SKIP"]
 
 
-def without_commands(text: str) -> str:
-    return re.sub(r"^(```+)sh\n.*?\n\1$", "", text, flags=re.MULTILINE | re.DOTALL)
-
-
 def planted() -> dict[str, str]:
     """Every report of a record with control characters and markup in each of its strings."""
     evil = change_texts(trained().record, lambda text: text + EVIL)

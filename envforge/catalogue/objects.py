@@ -59,6 +59,7 @@ class ObjectCatalogue:
                 self.bring(INDEX_FILE)
             if not add(self.root, addition):
                 return False
+            # the index last, so that readers never find an entry without its file
             for name in (*addition.files, INDEX_FILE):
                 path = f"{self.base}/{name}"
                 self.store.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -91,6 +92,7 @@ class ObjectCatalogue:
 
     def _take(self, marker: str, publisher: str) -> bool:
         try:
+            # stores that support it create the object only if there is none, which makes it a lock
             self.store.pipe_file(marker, publisher.encode(), mode="create")
         except FileExistsError:
             return False
@@ -112,6 +114,7 @@ def open_objects(address: Address, root: Path) -> ObjectCatalogue:
     scheme = address.location.split("://", 1)[0]
     try:
         core = importlib.import_module("fsspec.core")
+        # without a cache of listings, which would hide what another publisher has added
         store, base = core.url_to_fs(address.location, use_listings_cache=False)
     except ImportError as error:
         from envforge.base.distribution import extra_command  # noqa: PLC0415 - only for hints
@@ -137,6 +140,7 @@ def open_objects(address: Address, root: Path) -> ObjectCatalogue:
 
 def _failed(what: str, address: Address, error: Exception) -> EnvforgeError:
     reasons: dict[type[Exception], str] = {FileNotFoundError: "the object does not exist", OverflowError: _TOO_LONG}
+    # only the type: messages of drivers may contain credentials
     why = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), type(error).__name__)
     return OutsideError(
         f"failed to {what} the catalogue `{address.public}`: {why}",

@@ -91,6 +91,7 @@ def check_name(name: str) -> str:
 def _signed(row: dict[str, Any], data: bytes, request: PublishRequest) -> Addition:
     files = {str(row["file"]): data}
     if request.signer is not None:
+        # signed before `signed_by` is known: the signature covers the file and its input, not this field
         entry = read_row(row, Path())
         signature, row["signed_by"] = sign_lock(data, entry, request.signer)
         files[str(entry.signature)] = signature
@@ -130,6 +131,7 @@ def _inputs(lockfile: Path) -> str:
             hint=f"publish a lockfile that is next to its `{ENVIRONMENT_FILE}`",
             code="no-environment",
         )
+    # the index lists the hash of the input, so the lockfile has to be the one of this input
     differences = check_lock(environment, lockfile)
     if differences:
         raise EnvforgeError(

@@ -151,6 +151,7 @@ def _fixed(options: AuditOptions, progress: InstallProgress) -> tuple[AuditRepor
         what = "was moved; creating it again" if was_moved else f"is {journal.unfinished}; completing it"
         progress.note(f"{request.prefix} {what}")
         again = replace(options.installation(lockfile, journal.platform), categories=journal.categories)
+        # an audit of an incomplete environment would report every package that is still missing
         install(again, progress)
     report = run(request, progress)
     if not report.drift:

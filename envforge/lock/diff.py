@@ -138,6 +138,7 @@ def _platform(name: str, before: Lockfile, after: Lockfile, matrix: Matrix, size
     )
 
 
+# a mirror or another category needs no download
 _SAME_FILE = {"address", "category"}
 
 

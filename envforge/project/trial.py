@@ -167,6 +167,7 @@ def try_template(template: Template, selection: Selection, *, smoke: bool) -> It
         problems = [problem for file in files for problem in _problems(file)]
         with tempfile.TemporaryDirectory(prefix="envforge-trial-") as name:
             folder = Path(name) / NAME
+            # written as `new` does, so that modes and paths are tried, too
             place(files, folder, force=False, written_before={})
             problems += _ruff(folder)
             state, said = _smoke(files, folder, tried, wanted=smoke and not problems)
@@ -244,6 +245,7 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
     if not (folder / NAME / "smoke.py").is_file():
         return "none", []
     code = hashlib.sha256(b"".join(f.content + b"\0" for f in files if f.path.suffix == ".py")).hexdigest()
+    # most variants differ only in other files, and a smoke test takes minutes
     if code in tried:
         return "same", []
     if not wanted:

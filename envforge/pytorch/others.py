@@ -152,6 +152,7 @@ class _There:
             return "fails", found.reason, None
         if not build.tag.is_cpu and self.facts.is_known and not self.facts.has_nvidia:
             return "runs", "it is a CUDA build, of which a machine without an NVIDIA GPU uses only the CPU", None
+        # it installs and trains, so nobody notices that the GPU is idle
         if build.tag.is_cpu and self.facts.has_nvidia:
             return "cpu-only", "it is the CPU build, which doesn't use the GPU", found
         if found is Grade.UNVERIFIED:
@@ -173,6 +174,7 @@ def _uv(there: _There, rows: Sequence[_UvRow]) -> ToolBuild:
         )
     tags = {build.tag for build in there.matrix.builds}
     row = next((row for row in rows if row.tag in tags and _accepts(row, there)), None)
+    # uv falls back to the index of CPU builds if no row fits the driver
     tag = CPU if row is None else row.tag
     found = there.newest(build for build in there.matrix.builds if build.tag == tag)
     missing = f"the index of {tag}, the first for this driver, has no {there.wanted}"

@@ -38,6 +38,7 @@ def _flops(context: Context, dtype: torch.dtype, size: int, seconds: float) -> f
     best = 0.0
     context.seconds(lambda: torch.mm(left, right, out=out), 2)  # cuBLAS selects its kernel
     end = time.perf_counter() + seconds
+    # for seconds, so that clocks and temperature reach what they are in training
     while time.perf_counter() < end:
         took = context.seconds(lambda: torch.mm(left, right, out=out), 4)
         best = max(best, 4 * 2 * float(size) ** 3 / took / 1e12)

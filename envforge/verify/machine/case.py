@@ -185,6 +185,7 @@ def _weighed(case: Case, judgement: Judgement) -> Judgement:
 
 def without_weight(judgement: Judgement, wanted: str) -> Judgement:
     """Turn a problem into a fact, if it doesn't affect the run."""
+    # UNKNOWN becomes SKIP: what can't be read doesn't matter, either
     known = {Verdict.FAIL: Verdict.INFO, Verdict.WARN: Verdict.INFO, Verdict.UNKNOWN: Verdict.SKIP}
     verdict = known.get(judgement.verdict)
     return replace(judgement, verdict=verdict, wanted=wanted) if verdict else judgement

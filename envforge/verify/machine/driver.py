@@ -50,6 +50,7 @@ def _present(case: Case) -> Judgement:
     """With a CUDA lockfile and no GPU, training runs on the CPU, about a hundred times slower."""
     count = len(case.facts.driver.pci) or len(case.machine.gpus)
     source = _PCI if case.facts.driver.pci else case.machine.source("gpus") or _PCI
+    # on the bus or in the driver: a container may see only one of them
     if count:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in case.machine.gpus))
         return passed(counted(count, "NVIDIA GPU") + (f": {names}" if names else ""), source=source)
@@ -164,6 +165,7 @@ def _count(case: Case) -> Judgement:
         return from_condition(state, _LOOK_AT_LOG if scheduler is None else _ON_COMPUTE_NODE)
     if not answering:
         return no_gpus(case)
+    # fewer on the bus than in the driver is normal: virtual machines and containers may hide the bus
     if on_bus <= answering:
         return passed(f"the driver reports {counted(answering, 'GPU')}", source=source)
     if case.facts.system.container is not None:

@@ -56,6 +56,7 @@ def _recovery(gpu: GpuCase[int]) -> Judgement:
 @_required("ecc-uncorrectable", "Uncorrectable memory errors", of=each_gpu(lambda gpu: gpu.ecc_uncorrected), row=20)
 def _uncorrected(gpu: GpuCase[int]) -> Judgement:
     """Programs fail with `uncorrectable ECC error encountered`, or continue with wrong numbers."""
+    # old errors stay in this counter even after the row was replaced
     ever = gpu.facts.ecc_uncorrected_ever.value
     if gpu.value:
         words = f"{counted(gpu.value, 'uncorrectable memory error')} since the driver was loaded"
@@ -197,6 +198,7 @@ def _width(gpu: GpuCase[Reading]) -> Judgement:
     width = gpu.value
     if width.now == 0:
         return info("the bus reports no width, as in some virtual machines")
+    # the number of lanes, unlike their generation, doesn't change while the GPU is idle
     if width.now < width.reference:
         return warned(
             f"{width.now} of {width.reference} PCIe lanes are in use",

@@ -91,6 +91,7 @@ def _clock(system: SystemCase[datetime]) -> Judgement:
     """With a wrong clock, downloads fail with `certificate is not yet valid`."""
     kept, newest = system.case.facts.system.clock_kept, system.case.facts.system.newest_file
     words = f"the clock shows {_minute(system.value)}"
+    # a file can't be newer than the present, so this needs no network
     if newest.value is not None and (newest.value - system.value).total_seconds() > limit("clock_ahead_s"):
         words += f", but a file of this project was written at {_minute(newest.value)}"
         source = sources(system.case.facts.system.now.source, newest.source)

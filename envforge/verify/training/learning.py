@@ -224,6 +224,7 @@ def _non_finite_guard(device: DeviceFacts) -> Judgement:
     # a loss that doesn't fall doesn't affect this check
     if (problem := earlier_problem(device.learning.value, "loss-does-not-fall")) is not None:
         return problem
+    # without a place for the NaN, nothing was tested, which is not a pass
     if not guard.planted:
         return skipped("the model's output is not a single tensor, so no NaN could be inserted")
     wanted = "unchanged weights and running statistics after a bad batch"

@@ -26,7 +26,7 @@ from envforge.lock.plan import Artifact, Plan, make_plan, read_any_lock, wheel_o
 from envforge.lock.project import ENVFORGE_DIRECTORY, is_environment
 from envforge.prefix.cache import Store, default_root, in_use
 from envforge.prefix.conda_history import record_install, requested_specs
-from envforge.prefix.conda_packages import Archive, Joined, check_linkable, link, read_records, site_packages_path
+from envforge.prefix.conda_packages import Archive, check_linkable, link, read_records, site_packages_path
 from envforge.prefix.fetch import Fetched, check_room_to_copy
 from envforge.prefix.installed import (
     conda_owners,
@@ -550,22 +550,32 @@ class Installation:
         archives = obtained.conda
         if not archives:
             return
+        from envforge.prefix.links import Joined  # noqa: PLC0415 - only if conda packages change
+
         emptied = self._empties(todo)
-        records = () if emptied else read_records(self.request.prefix)
-        records = tuple(record for record in records if record.name.normalized not in todo.conda_removed)
+        present = () if emptied else read_records(self.request.prefix)
+        gone = {*todo.conda_removed, *(archive.record.name.normalized for archive in archives)}
+        records = tuple(record for record in present if record.name.normalized not in gone)
         every = [*records, *(archive.record for archive in archives)]
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
         check_linkable(archives, self.request.prefix, self.plan.platform, python)
         site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
-        joined = Joined(archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix)
+        joined = Joined(
+            archives=archives,
+            site_packages=site_packages,
+            prefix=None if emptied else self.request.prefix,
+            kept=records,
+            removed=frozenset(
+                path.as_posix() for record in present if record.name.normalized in gone for path in record.files
+            ).difference(path.as_posix() for record in records for path in record.files),
+        )
         joined.check()
         # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
         site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
         wheels = (item for item in obtained.wheels if not item.artifact.is_source)
         check_places(wheels, site, self.store, joined.resolve)
         kept = {record.name.normalized: map(Path.as_posix, record.files) for record in records}
-        linked = {archive.record.name.normalized for archive in archives}
-        for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
+        for warning in joined.shared(kept):
             self.progress.note(f"warning: {warning}")
 
     def _note_editables(self, todo: Changes) -> None:

@@ -38,6 +38,8 @@ _PARTS = re.compile(
 _LONG_HOST = r"(?:localhost|\[[\w:.%]+\]|(?:\d+\.){3}\d+|(?:[\w-]+\.)+[A-Za-z][\w-]*)"
 _IS_LONG_HOST = re.compile(_LONG_HOST)
 _HOST_IN_PATH = re.compile(rf"(?<!\.git)@{_LONG_HOST}(?::\d+)?(?:[/?#]|$)")
+_TOKEN_START = re.compile(r"/t/", re.IGNORECASE)
+_PARENT = re.compile(r"/\.\.(?:/|$)")
 _DRIVE = re.compile(r"/?[A-Za-z]:(?=[/\\])")
 _WORD = re.compile(r"[^ \r\n\"`<>]+")
 _PREFIX = re.compile(r"[\"'(\[{,]*(?:[\w.-]+=(?![=:]))?[\"'(]*")
@@ -254,10 +256,14 @@ def _decoded(text: str) -> str:
 
 def _urls(text: str, *, is_alone: bool) -> Iterator[_Found]:
     """Yield the parts of each URL in a text; only another URL ends one that is alone."""
-    end = 0
+    end = until = 0
     while scheme := _START.search(text, end):
-        last = None if is_alone else _END.search(text, scheme.end())
-        found = _parsed(text, scheme.end(), last.start() if last else len(text), is_alone=is_alone)
+        if is_alone:
+            until = len(text)
+        elif until < scheme.end():  # not for each URL of a long word, which would take its length squared
+            last = _END.search(text, scheme.end())
+            until = last.start() if last else len(text)
+        found = _parsed(text, scheme.end(), until, is_alone=is_alone)
         if found is None:  # such as `// a comment`
             end, is_alone = scheme.end(), False
             continue
@@ -268,8 +274,7 @@ def _urls(text: str, *, is_alone: bool) -> Iterator[_Found]:
 def _parsed(text: str, start: int, end: int, *, is_alone: bool) -> _Found | None:
     is_file = text.endswith("file://", 0, start)
     nested = text.find("://", start, end)
-    parameters = _PARAMETERS.search(text, start, end)
-    if nested > 0 and not (parameters and parameters.start() < nested):
+    if nested > 0 and not _PARAMETERS.search(text, start, nested):
         before = text[start:nested].rstrip(_SCHEME_CHARACTERS).rstrip("=")
         found = _split(before, start, is_alone=False, is_file=is_file)
         if found is not None:  # in a path, or in a rule such as `FROM=TO`
@@ -306,9 +311,12 @@ def _is_clear(host: str, user: str, place: str, rest: str, *, is_file: bool) -> 
     A host is the one that is meant if it is a full name, an address, or ``localhost``.
     """
     path = place[len(host) :]
-    if re.search(r"/t/.*/\.\.(?:/|$)", path, re.IGNORECASE):
+    # each takes two steps, because one pattern for both would search the rest of the path from each first part
+    token = _TOKEN_START.search(path)
+    if token and _PARENT.search(path, token.end()):
         return False
-    if re.search(r":[^@]*@", path[1:] if re.match(r":\d", path) else _DRIVE.sub("", path)):
+    _, colon, after = (path[1:] if re.match(r":\d", path) else _DRIVE.sub("", path)).partition(":")
+    if colon and "@" in after:
         return False
     if is_file or not host:
         return is_file and not user

@@ -285,7 +285,10 @@ def _report_stdout(error: StdoutError) -> int:
 
 def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
     # errors end up in logs of CI
-    error.message = _without_secrets(error.message)
+    if "@" in error.message or "://" in error.message:  # a URL may be in the place of a file, a package, or a version
+        from envforge.base.urls import hide_secrets
+
+        error.message = hide_secrets(error.message)
     error.hints = tuple(Hint(_without_secrets(hint.purpose), _without_secrets(hint.command)) for hint in error.hints)
     if as_json:
         try:
@@ -299,7 +302,7 @@ def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
 
 
 def _without_secrets(text: str) -> str:
-    """Hide the secrets of a URL that was typed in the place of a file, a package, or a version."""
+    """Hide the secrets of a URL in a hint, whose fragments and queries without secrets are part of its command."""
     if "@" not in text and "://" not in text:
         return text
     from envforge.base.urls import has_secrets, hide_secrets

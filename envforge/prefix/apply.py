@@ -24,10 +24,11 @@ from envforge.lock.plan import Artifact, Plan, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store
 from envforge.prefix.conda_history import record_install, requested_specs
-from envforge.prefix.conda_packages import Archive, Joined, check_linkable, link, read_records, site_packages_path
+from envforge.prefix.conda_packages import Archive, check_linkable, link, read_records, site_packages_path
 from envforge.prefix.fetch import Fetched, check_room_to_copy
 from envforge.prefix.installed import editable_installs
 from envforge.prefix.journal import Journal, keep_lockfile, write_journal
+from envforge.prefix.links import Joined
 from envforge.prefix.obtain import Obtained, obtain
 from envforge.prefix.own_files import editable_command, note_editables, put_back, set_aside
 from envforge.prefix.values import (
@@ -217,21 +218,28 @@ class Installation:
         if not archives:
             return
         emptied = self._empties
-        records = () if emptied else read_records(self.request.prefix)
-        records = tuple(record for record in records if record.name.normalized not in self.todo.conda_removed)
+        present = () if emptied else read_records(self.request.prefix)
+        gone = {*self.todo.conda_removed, *(archive.record.name.normalized for archive in archives)}
+        records = tuple(record for record in present if record.name.normalized not in gone)
         every = [*records, *(archive.record for archive in archives)]
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
         check_linkable(archives, self.request.prefix, self.plan.platform, python)
         site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
-        joined = Joined(archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix)
+        joined = Joined(
+            archives=archives,
+            site_packages=site_packages,
+            prefix=None if emptied else self.request.prefix,
+            kept=records,
+            removed=frozenset(
+                path.as_posix() for record in present if record.name.normalized in gone for path in record.files
+            ).difference(path.as_posix() for record in records for path in record.files),
+        )
         joined.check()
         # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
         site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
         wheels = (item for item in obtained.wheels if not item.artifact.is_source)
         check_places(wheels, site, self.store, joined.resolve)
-        kept = {record.name.normalized: map(Path.as_posix, record.files) for record in records}
-        linked = {archive.record.name.normalized for archive in archives}
-        for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
+        for warning in joined.shared():
             self.progress.note(f"warning: {warning}")
 
     def _note_editables(self) -> None:

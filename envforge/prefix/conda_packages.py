@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import posixpath
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import rattler
@@ -53,18 +52,15 @@ from envforge.prefix.installed import (
 from envforge.prefix.journal import record_fault
 from envforge.prefix.package_checks import (
     INFO,
-    RESERVED,
     SHORTEST_PLACEHOLDER,
     archive_damaged,
     check_path,
     check_unpacked,
     placeholders,
     read_programs,
-    refused,
 )
 from envforge.prefix.values import InstallProgress, InstallRequest
 
-_MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
 # of rattler, which have no common base: which of them an invalid file raises isn't documented
 _ERRORS: tuple[type[Exception], ...] = (
     *(each for each in vars(exceptions).values() if isinstance(each, type) and issubclass(each, Exception)),
@@ -219,105 +215,6 @@ def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDat
     if record.python_site_packages_path is not None:
         check_path(item.artifact, record.python_site_packages_path)
     return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Joined:
-    """The files of packages in one prefix, to find what links make of their paths.
-
-    ``site_packages`` is the path of site-packages in the prefix. Links of ``prefix`` count, too, unless it is None.
-    """
-
-    archives: tuple[Archive, ...]
-    site_packages: str
-    prefix: Path | None
-    links: dict[str, str] = field(default_factory=dict)
-    known: dict[str, str | None] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Raise ``EnvforgeError`` if a package would write, or has a link to, a path outside the prefix."""
-        tops = {self.site_packages, noarch_place("python-scripts", self.site_packages)}
-        folders = set(tops)
-        for archive in self.archives:
-            self.links.update({self._placed(archive, name): target for name, target in archive.tree.links.items()})
-            folders.update(self._placed(archive, name) for name in filter(_is_linked, archive.tree.folders))
-        for archive in self.archives:
-            for name in filter(_is_linked, archive.tree.folders):
-                if self.resolve(self._placed(archive, name)) is None:
-                    raise refused(archive.item.artifact, name, "is a directory outside the environment, through a link")
-            for name in filter(_is_linked, archive.tree.links):
-                target = archive.tree.links[name]
-                if self.resolve(posixpath.join(posixpath.dirname(self._placed(archive, name)), target)) is None:
-                    raise refused(
-                        archive.item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`"
-                    )
-
-        for archive in self.archives:
-            moved = tops & archive.tree.files - archive.tree.links.keys()
-            if archive.is_noarch:  # whose files and programs are placed elsewhere
-                moved = archive.tree.files.union(f"python-scripts/{program}" for program in archive.programs)
-            for name in filter(_is_linked, moved):
-                if self._placed(archive, name) in folders:
-                    raise refused(archive.item.artifact, name, "would replace a directory")
-
-    def shared(self, kept: Mapping[str, Iterable[str]]) -> Iterator[str]:
-        """Yield a warning for two conda packages with a common path; ``kept`` are the paths of other packages."""
-        owners = {path: name for name, paths in kept.items() for path in paths}
-        common: dict[tuple[str, str], list[str]] = {}
-        for archive in self.archives:
-            name = archive.record.name.normalized
-            for path in filter(_is_linked, archive.tree.files):
-                owner = owners.setdefault(self._placed(archive, path), name)
-                if owner != name:
-                    common.setdefault((owner, name), []).append(path)
-        for (one, other), paths in sorted(common.items()):
-            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            yield f"the conda packages `{one}` and `{other}` both contain `{printable(min(paths))}`{more}"
-
-    def _placed(self, archive: Archive, name: str) -> str:
-        """Return the path in the prefix of a path in a package."""
-        return noarch_place(name, self.site_packages) if archive.is_noarch else name
-
-    def resolve(self, path: str) -> str | None:
-        """Return the path to which links lead, relative to the prefix; None if it is outside or reserved."""
-        if path.startswith("/"):
-            return None
-        waiting, done, followed = path.split("/")[::-1], "", 0
-        while waiting:
-            part = waiting.pop()
-            if part in {"", "."}:
-                continue
-            if part == "..":
-                if not done:
-                    return None
-                done = posixpath.dirname(done)
-                continue
-            here = f"{done}/{part}" if done else part
-            target = self._target(here)
-            if target is None:
-                done = here
-                continue
-            followed += 1
-            if followed > _MOST_LINKS or target.startswith("/"):
-                return None
-            waiting += target.split("/")[::-1]
-        # in lowercase, because the file systems of macOS and Windows ignore the case
-        return None if done.split("/")[0].lower() in RESERVED else done
-
-    def _target(self, path: str) -> str | None:
-        if path in self.links:
-            return self.links[path]
-        if self.prefix is None:
-            return None
-        if path not in self.known:
-            place = self.prefix / path
-            self.known[path] = str(place.readlink()) if place.is_symlink() else None
-        return self.known[path]
-
-
-def _is_linked(name: str) -> bool:
-    """Return whether an unpacked file may be linked into the prefix; a package that lists its metadata is refused."""
-    return name.split("/", 1)[0] != INFO
 
 
 def check_linkable(

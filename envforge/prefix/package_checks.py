@@ -118,7 +118,7 @@ def _info_file(artifact: Artifact, name: str) -> Document:
         damaged=f"the file `{INFO}/{name}` of `{artifact.file_name}` is invalid",
         error=EnvforgeError,
         code="archive-damaged",
-        hints=lambda: (_EXCLUDE,),
+        hints=lambda: (EXCLUDE,),
     )
 
 
@@ -201,14 +201,14 @@ def check_path(artifact: Artifact, name: str, *, reserved: bool = True) -> None:
         raise refused(artifact, name, f"is in `{parts[0]}`, whose files only the installer writes")
 
 
-_EXCLUDE = Hint("once environment.yml excludes this build", "envforge lock")
+EXCLUDE = Hint("once environment.yml excludes this build", "envforge lock")
 
 
 def refused(artifact: Artifact, member: str, reason: str) -> EnvforgeError:
     """Return the error for a package that must not be installed because of one of its files."""
     return EnvforgeError(
         f"`{artifact.file_name}` is not safe to install: its file `{printable(member)}` {reason}",
-        hint=(Hint("nothing was installed; report this to the publisher"), _EXCLUDE),
+        hint=(Hint("nothing was installed; report this to the publisher"), EXCLUDE),
         code="archive-refused",
     )
 
@@ -217,7 +217,7 @@ def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
     """Return the error for a package that has the locked checksum, but can't be read."""
     return EnvforgeError(
         f"`{artifact.file_name}` has the locked checksum, but is not a readable package: {reason}",
-        hint=(_EXCLUDE,),
+        hint=(EXCLUDE,),
         code="archive-damaged",
     )
 
@@ -229,6 +229,9 @@ def placeholders(folder: Path) -> Iterator[bytes]:
             yield row.prefix_placeholder.placeholder.encode()
 
 
+_MEANINGFUL_FLAGS = _UTF8_FLAG | 0x8  # the sizes follow the content
+# sizes above 4 GB, times, and owners; none is another name (APPNOTE 4.5.2, and extrafld.txt of Info-ZIP)
+_EXTRA_FIELDS = frozenset({0x0001, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875})
 _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
 _PROGRAMS = {"console_scripts", "gui_scripts"}
 _SECTION = re.compile(r"\[([^\[\]]+)\]")
@@ -348,21 +351,39 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
 def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifact) -> None:
     """Raise ``EnvforgeError`` if the files of a wheel differ between its local headers and its central directory.
 
-    uv reads the headers while it receives a wheel, and would reject it only after the conda packages were linked.
+    uv reads the headers while it receives a wheel, and would reject it only after the conda packages were linked. Both
+    may also state another name in an extra field, which uv uses, and Python doesn't.
     """
     end = 0
     with path.open("rb") as stream:
         for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
             _check_gap(stream, end, member.header_offset, artifact)
             stream.seek(member.header_offset)
-            signature, name_length, extra_length = struct.unpack("<4s22x2H", stream.read(30))
+            signature, flags, method, name_length, extra_length = struct.unpack("<4s2x2H16x2H", stream.read(30))
             name = member.orig_filename
             # without the flag, zip names are in the code page of DOS
             encoding = "utf-8" if member.flag_bits & _UTF8_FLAG else "cp437"
             if signature != _LOCAL_HEADER or stream.read(name_length) != name.encode(encoding):
                 raise archive_damaged(artifact, f"`{printable(name)}` has another name in its local header")
+            if (flags ^ member.flag_bits) & _MEANINGFUL_FLAGS or method != member.compress_type:
+                raise archive_damaged(artifact, f"`{printable(name)}` is packed otherwise in its local header")
+            if not _EXTRA_FIELDS.issuperset((*_extra_fields(member.extra), *_extra_fields(stream.read(extra_length)))):
+                raise archive_damaged(
+                    artifact, f"`{printable(name)}` has extra fields that no builder of wheels writes"
+                )
             end = member.header_offset + 30 + name_length + extra_length + member.compress_size
         _check_gap(stream, end, archive.start_dir, artifact)
+
+
+def _extra_fields(extra: bytes) -> Iterator[int]:
+    """Yield the identifiers of the extra fields of a member; -1 for bytes that are no field."""
+    while extra:
+        if len(extra) < 4:
+            yield -1
+            return
+        number, length = struct.unpack_from("<2H", extra)
+        yield number if 4 + length <= len(extra) else -1
+        extra = extra[4 + length :]
 
 
 def _check_gap(stream: IO[bytes], start: int, end: int, artifact: Artifact) -> None:

@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -427,6 +429,53 @@ def test_two_packages_can_not_leave_through_each_other_s_links(place: Place) -> 
     assert not place.prefix.exists()
 
 
+def _joined(
+    channel: Channel, place: Place, before: dict[str, tuple[File, ...]], after: dict[str, tuple[File, ...]]
+) -> str:
+    """Install the packages ``before``, then ``after`` over them, and return the error."""
+    for name, files in (before | after).items():
+        channel.add(Package(name=name, version="1.0", files=files))
+    place.install(_lock(channel.folder, *(channel.packages[name] for name in before)))
+    old = tree(place.prefix)
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(_lock(channel.folder, *(channel.packages[name] for name in after)))
+    assert tree(place.prefix) == old
+    assert caught.value.code == "archive-refused"
+    return caught.value.message
+
+
+def test_link_that_is_removed_does_not_count(place: Place) -> None:
+    stays = (File(path="l", link_to="p/q/r/../../.."), File(path="p/q/r/k"))
+    goes = (File(path="p", link_to="u"), File(path="u/q/r/f"))
+    comes = (File(path="p/q/r", link_to="../../t"), File(path="t/f"), File(path="l/evil.txt"))
+    before = {"stays": (stays[0],), "goes": goes}
+    message = _joined(Channel(place.folder / "own"), place, before, {"stays": (stays[0],), "comes": comes})
+    assert "file `l` is a directory outside the environment" in message
+
+
+def test_link_of_a_package_that_stays_can_not_be_made_to_leave(place: Place) -> None:
+    stays = (File(path="l", link_to="p/q/r/../../.."),)
+    before = {"stays": stays, "goes": (File(path="p", link_to="u"), File(path="u/q/r/f"))}
+    comes = (File(path="p/q/r", link_to="../../t"), File(path="t/f"))
+    message = _joined(Channel(place.folder / "own"), place, before, {"stays": stays, "comes": comes})
+    assert "make `l`, a link of an installed package, lead to a path outside" in message
+
+
+@pytest.mark.parametrize("first", ["a", "z"])
+def test_each_of_two_links_with_the_same_path_counts(place: Place, first: str) -> None:
+    channel = Channel(place.folder / "own")
+    into = (File(path="x", link_to="lib"), File(path="lib/s/t/f"))
+    out = (File(path="x", link_to="bin"), File(path="bin/s", link_to="../top"), File(path="top/t/f"))
+    channel.add(
+        Package(name=first, version="1.0", files=into),
+        Package(name="m", version="1.0", files=out),
+        Package(name="n", version="1.0", files=(File(path="y", link_to="x/s/t/../../.."),)),
+    )
+    with pytest.raises(EnvforgeError, match="file `y` is a link to a path outside"):
+        place.install(_lock(channel.folder, *channel.packages.values()))
+    assert not place.prefix.exists()
+
+
 def test_package_is_not_linked_through_a_link_of_the_user(place: Place, channel: Channel) -> None:
     own = Channel(place.folder / "own")
     own.add(text_package("first", "1.0", {"etc/first.txt": "1"}), text_package("second", "1.0", {"share/x/a.txt": "2"}))
@@ -639,6 +688,14 @@ def test_conda_packages_with_a_common_file_are_reported(place: Place) -> None:
     assert any("`one` and `two` both contain `share/same.txt`" in note for note in progress.notes)
 
 
+def test_file_of_one_package_that_is_a_directory_of_another_is_reported(place: Place) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/x": "1"}), text_package("two", "1.0", {"share/x/y": "2"}))
+    progress = Noted()
+    place.install(_lock(own.folder, *own.packages.values()), progress)
+    assert any("`share/x` is a file of `one` and a directory of `two`" in note for note in progress.notes)
+
+
 def test_records_have_the_mode_of_the_umask(place: Place) -> None:
     own = Channel(place.folder / "own")
     own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
@@ -786,6 +843,55 @@ def test_wheel_with_another_name_in_a_local_header_is_refused(
     path = _evil_wheel(wheels, {})
     path.write_bytes(path.read_bytes().replace(b"evil.py", b"../l.py", 1))
     assert "another name in its local header" in _install_wheel(lock, channel, place, path).message
+
+
+@pytest.mark.parametrize("is_local", [True, False], ids=["local header", "directory"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        # the Unicode path of Info-ZIP (APPNOTE 4.6.9), which uv takes for the name of the file
+        struct.pack("<HHBI", 0x7075, 5 + len(b"other.pth"), 1, zlib.crc32(b"evil.py")) + b"other.pth",
+        struct.pack("<HH", 0x5455, 9),  # cut off
+        b"\x01",
+    ],
+    ids=["another name", "cut off", "no field"],
+)
+def test_wheel_with_a_name_in_an_extra_field_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, extra: bytes, is_local: bool
+) -> None:
+    path = _evil_wheel(wheels, {})
+    header = (b"PK\3\4", 28, 30) if is_local else (b"PK\1\2", 30, 46)
+    text = bytearray(path.read_bytes())
+    start = text.index(header[0])
+    while text[start + header[2] : start + header[2] + 7] != b"evil.py":
+        start = text.index(header[0], start + 1)
+    struct.pack_into("<H", text, start + header[1], len(extra))
+    text[start + header[2] + 7 : start + header[2] + 7] = extra
+    end = text.index(b"PK\5\6")
+    field = end + (16 if is_local else 12)  # where the directory is, and its size
+    struct.pack_into("<I", text, field, struct.unpack_from("<I", text, field)[0] + len(extra))
+    if is_local:  # `evil.py` is the first member
+        _move_members(text, len(extra))
+    path.write_bytes(text)
+    assert "xtra field" in _install_wheel(lock, channel, place, path).message
+
+
+def _move_members(text: bytearray, distance: int) -> None:
+    start = text.find(b"PK\1\2")
+    while start >= 0:
+        offset = struct.unpack_from("<I", text, start + 42)[0]
+        struct.pack_into("<I", text, start + 42, offset + distance * bool(offset))
+        start = text.find(b"PK\1\2", start + 1)
+
+
+def test_wheel_that_is_packed_otherwise_in_a_local_header_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    path = _evil_wheel(wheels, {})
+    text = bytearray(path.read_bytes())
+    text[8] = zipfile.ZIP_DEFLATED
+    path.write_bytes(text)
+    assert "packed otherwise in its local header" in _install_wheel(lock, channel, place, path).message
 
 
 @pytest.mark.parametrize("place_of_hidden", [0, 2, 4])

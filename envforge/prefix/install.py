@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,7 @@ def install(request: InstallRequest, progress: InstallProgress | None = None) ->
                     write_journal(prefix, now)
                 return _unchanged(request, plan)
             work = Installation(request=request, lockfile=lockfile, plan=plan, progress=progress, before=before)
-            with in_use(work.store.root):
+            with in_use(work.store.root), work.removals:
                 return work.run()
     except BaseException:
         _leave_no_trace(prefix, existed=existed)
@@ -364,6 +364,8 @@ class Installation:
     plan: Plan
     progress: InstallProgress
     before: Journal | None
+    # files that were only needed to unpack packages are removed while packages are linked
+    removals: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="remove"))
 
     @property
     def store(self) -> Store:
@@ -410,11 +412,12 @@ class Installation:
         write_journal(request.prefix, journal.at("verified"))
 
     def _obtain(self, artifacts: tuple[Artifact, ...]) -> Obtained:
+        self.removals.submit(bool).result()  # a file that is brought again must not be removed
         python = next(
             (a.package.version for a in self.plan.conda if a.package.name == "python"), self.plan.python or ""
         )
         minor = ".".join(str(python).split(".")[:2])
-        return obtain(artifacts, self.store, self.request, self.progress, minor)
+        return obtain(artifacts, self.store, self.request, self.progress, minor, self.removals)
 
     def preview(self) -> Preview:
         """Return what ``run`` would do, without writing anything; the network is used only for file sizes."""

@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -85,6 +85,8 @@ class Installation:
     store: Store
     todo: Changes
     is_created: bool
+    # what was only needed to unpack packages is removed while packages are linked
+    removals: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="remove"))
 
     def run(self) -> InstallReport:
         """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
@@ -126,11 +128,12 @@ class Installation:
         write_journal(request.prefix, journal.at("verified"))
 
     def _obtain(self, artifacts: tuple[Artifact, ...]) -> Obtained:
+        self.removals.submit(bool).result()  # a file that is brought again must not be removed
         python = next(
             (a.package.version for a in self.plan.conda if a.package.name == "python"), self.plan.python or ""
         )
         minor = ".".join(str(python).split(".")[:2])
-        return obtain(artifacts, self.store, self.request, self.progress, minor)
+        return obtain(artifacts, self.store, self.request, self.progress, minor, self.removals)
 
     def _refuse_other_venv(self) -> None:
         """Raise ``EnvforgeError`` for a directory taken with ``--force`` that has no Python of the lockfile."""

@@ -152,12 +152,16 @@ class Store:
         except (OSError, ValueError):
             return None
 
-    def release(self, artifact: Artifact, unpacked: Unpacked) -> None:
-        """Remove the archive of a package, which was unpacked, so that the disk has it once."""
+    def note_unpacked(self, artifact: Artifact, unpacked: Unpacked) -> None:
+        """Record that a package was unpacked, so that its archive isn't needed."""
         path = self.path(artifact)
         head = f"{_UNPACKED_SCHEMA} {unpacked.size} {unpacked.sha256} {unpacked.unpacked_bytes}"
         text = "\n".join((head, "\0".join(unpacked.folders), "")).encode()
         _write_note(_unpacked(path), text + unpacked.record)
+
+    def remove_archive(self, artifact: Artifact) -> None:
+        """Remove the archive of a package that was unpacked, so that the disk has it once."""
+        path = self.path(artifact)
         for name in (path, _verified(path)):
             name.unlink(missing_ok=True)
 

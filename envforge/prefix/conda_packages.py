@@ -157,7 +157,8 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
             raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    store.release(item.artifact, kept)
+    store.note_unpacked(item.artifact, kept)
+    store.remove_archive(item.artifact)
     note_tree(tree, item.path, now_ns)
     return archive
 

@@ -202,7 +202,7 @@ def _changed(
     from envforge.prefix.apply import Installation  # noqa: PLC0415 - imports rattler, uv, and an HTTP client
 
     _check_machine(request, plan, progress)
-    return Installation(
+    work = Installation(
         request=request,
         lockfile=lockfile,
         plan=plan,
@@ -211,7 +211,9 @@ def _changed(
         store=_store(request),
         todo=_needed_changes(plan, before, request),
         is_created=_is_created(before, request.prefix),
-    ).run()
+    )
+    with work.removals:
+        return work.run()
 
 
 def _store(request: InstallRequest) -> Store:

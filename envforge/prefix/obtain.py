@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,16 +39,22 @@ class Obtained:
 
 
 def obtain(
-    artifacts: Iterable[Artifact], store: Store, request: InstallRequest, progress: InstallProgress, python: str
+    artifacts: Iterable[Artifact],
+    store: Store,
+    request: InstallRequest,
+    progress: InstallProgress,
+    python: str,
+    removals: Executor,
 ) -> Obtained:
     """Download, verify, check, and unpack what the cache lacks; ``python`` is the minor version that wheels are for.
 
+    ``removals`` removes what the cache needs no longer, and may not have finished when this function returns.
     Raises ``EnvforgeError`` for the first package that can't be downloaded, isn't the locked one, or isn't safe.
     """
     began_ns = time.time_ns()
     every = tuple(artifacts)
     conda = tuple(artifact for artifact in every if artifact.package.manager == "conda")
-    work = _Unpacker(store=store, request=request)
+    work = _Unpacker(store=store, request=request, removals=removals)
     # threads help only if the files are hashed; to list them, they would wait for the interpreter's lock
     with ThreadPoolExecutor(None if request.reread else 1) as pool:
         stands = dict(zip(every, pool.map(work.has, every), strict=True))
@@ -74,6 +81,7 @@ class _Unpacker:
 
     store: Store
     request: InstallRequest
+    removals: Executor
     relay: Relay | None = None
     archives: dict[Artifact, Archive] = field(default_factory=dict)
     # more unpacking threads than cores hinder each other, and the downloads
@@ -134,6 +142,7 @@ class _Unpacker:
             total = sum(kept.unpacked_bytes for kept in self.wheels.values())
             need_room(self.store.root, total, f"in `{self.store.root}` to unpack the wheels")
             return
-        unpacking.result()
+        self.removals.submit(shutil.rmtree, unpacking.result())
         for artifact, kept in self.wheels.items():
-            self.store.release(artifact, kept)
+            self.store.note_unpacked(artifact, kept)
+            self.removals.submit(self.store.remove_archive, artifact)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -317,15 +318,20 @@ def _first_difference(rows: list[WheelFile]) -> str | None:
     return None
 
 
-def unpack_wheels(wheels: Iterable[Artifact], store: Store, python: tuple[str, ...], relay: Relay | None) -> None:
+def unpack_wheels(wheels: Iterable[Artifact], store: Store, python: tuple[str, ...], relay: Relay | None) -> Path:
     """Let uv unpack wheels into its cache, for the Python that the options ``python`` state.
 
-    uv has no command for that, so they are installed into a directory, which costs only hard links. Raises
-    ``OutsideError`` if uv fails. Without a relay, it succeeds only if uv has unpacked them before.
+    uv has no command for that, so they are installed into a directory, which costs only hard links. The caller removes
+    it. Raises ``OutsideError`` if uv fails. Without a relay, it succeeds only if uv has unpacked them before.
     """
     store.uv.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".envforge-", dir=store.uv) as folder:
-        _uv_pip_install(wheels, ["--target", folder, *python], store, relay)
+    folder = Path(tempfile.mkdtemp(prefix=".envforge-", dir=store.uv))
+    try:
+        _uv_pip_install(wheels, ["--target", str(folder), *python], store, relay)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return folder
 
 
 def _install(batch: Batch) -> None:
@@ -371,15 +377,17 @@ def _is_unpacked(batch: Batch) -> bool:
     """Return whether uv's cache has all wheels; it may have been removed."""
     try:
         python = ("--python", str(batch.site.program))
-        unpack_wheels((item.artifact for item in batch.wheels), batch.store, python, None)
+        shutil.rmtree(unpack_wheels((item.artifact for item in batch.wheels), batch.store, python, None))
     except OutsideError:
         return False
     return True
 
 
 def _renew(batch: Batch) -> None:
-    """Bring those wheels into the cache again whose files were removed after they were unpacked."""
-    gone = tuple(item.artifact for item in batch.wheels if not item.path.is_file())
+    """Bring those wheels into the cache again whose files were, or are being, removed after they were unpacked."""
+    gone = tuple(
+        item.artifact for item in batch.wheels if batch.store.unpacked(item.artifact) or not item.path.is_file()
+    )
     for artifact in gone:
         batch.store.evict(artifact)
     batch.renew(gone)

@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 
 from packaging.version import Version
 
-from envforge.base.process import Child, run_lines
 from envforge.errors import Hint, RequestError
 
 GROUPS = "/sys/fs/cgroup"
@@ -277,6 +276,8 @@ def _timeout_seconds(stated: str | None) -> float:
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], timeout_seconds: float) -> ProgramResult | None:
     """Run a program and capture its output; kill it after the timeout, and at the end what it has started."""
+    from envforge.base.process import Child, run_lines  # noqa: PLC0415 - described machines need no program
+
     output: list[bytes] = []
     try:
         end = run_lines(Child(command=command, environment=environment, limit_s=timeout_seconds), output.append)

@@ -69,9 +69,9 @@ def test_options_of_one_name_read_one_variable() -> None:
 @pytest.mark.parametrize(
     ("arguments", "most"),
     [
-        (["detect"], 17),
+        (["detect"], 18),
         (["explain", "--machine", "t4"], 31),
-        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 46),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 47),
         (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 45),
         (["verify", "--fast"], 66),
     ],

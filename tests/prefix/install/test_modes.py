@@ -30,8 +30,8 @@ def test_files_of_an_environment_follow_the_umask(
     else:
         lock = pylock(tmp_path / "pylock.toml", server, channel, "tool-1.0")
     lock.chmod(0o666)  # its copy in the prefix isn't readable by more people
-    options = ["--frozen", "--prefix", place.prefix, "--cache", tmp_path / "cache"]
-    command = [sys.executable, "-m", "envforge", "install", lock, *options]
+    options = ["--frozen", "--prefix", str(place.prefix), "--cache", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "envforge", "install", str(lock), *options]
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, umask=umask, timeout=120, check=True)
     found = {path: stat.S_IMODE(path.stat().st_mode) for path in place.prefix.rglob("*") if not path.is_symlink()}
     assert found

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,59 +72,81 @@ class Child:
 
     command: Sequence[str]
     environment: Mapping[str, str]
-    folder: Path
     limit_s: float
+    folder: Path | None = None
     hear: Callable[[dict[str, Any]], None] = _ignore
     tick: Callable[[float], None] = _ignore
 
 
 def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
-    """Run the process until it exits. Its process group is always killed, even after an interrupt.
-
-    On Linux, so are all processes that it started in other sessions.
-    """
-    started, mark = time.monotonic(), uuid.uuid4().hex
+    """Run the process until it exits, and return the objects in its marked lines."""
+    lines: list[dict[str, Any]] = []
     try:
-        process = subprocess.Popen(
-            list(child.command),
-            env={**child.environment, _MARK_VARIABLE: mark},
-            cwd=child.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a process group of its own, which can be killed as one
-        )
+        return run_lines(child, partial(_take, lines, child.hear)), tuple(lines)
     except OSError as error:
         return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"failed to start `{child.command[0]}`: {error}"), ()
-    lines: list[dict[str, Any]] = []
+
+
+def run_lines(child: Child, take: Callable[[bytes], object]) -> ProcessEnd:
+    """Run the process until it exits, and pass on each line of its output; raise ``OSError`` if it can't start."""
+    began = time.monotonic()
     errors: list[bytes] = []
-    readers = (_reader(process.stdout, partial(_take, lines, child.hear)), _reader(process.stderr, errors.append))
-    code = _wait(process, child, started, mark)
+    with started(child.command, child.environment, child.folder) as process:
+        readers = (_reader(process.stdout, take), _reader(process.stderr, errors.append))
+        code = _wait(process, child, began)
+    if code is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel driver, which no signal can end
+            process.wait(timeout=_GRACE_S)
     for reader in readers:
         reader.join(_GRACE_S)  # a process outside the group can keep the pipe open; use what was read so far
-    end = ProcessEnd(
-        seconds=round(time.monotonic() - started, 2),
+    return ProcessEnd(
+        seconds=round(time.monotonic() - began, 2),
         exit_code=code,
         signal=_signal_name(code),
         limit_s=child.limit_s,
         stderr=b"".join(tuple(errors)).decode("utf-8", "replace").strip()[-_KEPT:],
     )
-    return end, tuple(lines)
 
 
-def _wait(process: subprocess.Popen[bytes], child: Child, started: float, mark: str) -> int | None:
-    """Return the exit code, or None after the time limit. The process group is always killed."""
-    _running[process.pid] = mark
+@contextlib.contextmanager
+def started(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process. Its process group is killed at the end of the block, even after an interrupt.
+
+    On Linux, so are all processes that it started in other sessions.
+    """
+    mark = os.urandom(16).hex()
+    with _starting:
+        if _is_ended and threading.current_thread() is not threading.main_thread():
+            raise OSError("the command that this thread belongs to has ended")
+        process = subprocess.Popen(
+            list(command),
+            env={**environment, _MARK_VARIABLE: mark},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,  # a process group of its own, which can be killed as one
+        )
+        _running[process.pid] = mark
     try:
-        while (left := child.limit_s - (time.monotonic() - started)) > 0:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=min(left, TICK_S))
-            child.tick(time.monotonic() - started)
-        process.kill()
+        yield process
     finally:
+        process.kill()
         _end_processes(process.pid, mark)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel driver, which no signal can end
-        process.wait(timeout=_GRACE_S)
+
+
+def _wait(process: subprocess.Popen[bytes], child: Child, began: float) -> int | None:
+    """Return the exit code, or None after the time limit."""
+    while (left := child.limit_s - (time.monotonic() - began)) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=min(left, TICK_S))
+        child.tick(time.monotonic() - began)
     return None
 
 
@@ -167,7 +188,10 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
 _MARK_VARIABLE = "_ENVFORGE_CHILD"
 _running: dict[int, str] = {}  # the mark of each child, by its process ID
 _survivors: set[int] = set()
+_inherited: set[int] = set()  # children of this process that envforge did not start
 _is_subreaper = False
+_starting = threading.Lock()
+_is_ended = False  # whether threads that were left behind may no longer start processes
 
 
 def adopt_orphans() -> None:
@@ -179,12 +203,15 @@ def adopt_orphans() -> None:
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - slow to import, and only `verify` needs it
 
+        _inherited.update(_children())
         _is_subreaper = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
     """Kill all children at the end of the block, also if a signal of a scheduler or a terminal ends it."""
+    global _is_ended  # noqa: PLW0603 - a property of the process
+    _is_ended = False
     former = []
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM"):
         number = getattr(signal, name, None)  # Windows has one of them
@@ -201,8 +228,13 @@ def ending_children() -> Iterator[None]:
 
 @atexit.register  # they run in threads, which an interrupt doesn't reach
 def _end_children() -> None:
+    global _is_ended  # noqa: PLW0603 - a property of the process
+    _is_ended = True
+    if _starting.acquire(timeout=_GRACE_S):  # a process that is being started belongs to those that are ended
+        _starting.release()
     for group, mark in tuple(_running.items()):
         _end_processes(group, mark)
+    _kill_all(partial(_strays, is_end=True))
 
 
 def _end_processes(group: int, mark: str) -> None:
@@ -213,14 +245,19 @@ def _end_processes(group: int, mark: str) -> None:
         with contextlib.suppress(OSError):  # all processes of the group have exited
             os.killpg(group, signal.SIGKILL)
     if sys.platform == "linux":
-        end = time.monotonic() + _GRACE_S
-        while time.monotonic() < end:
-            # first these: one that forks and exits again and again is gone before all of /proc is read
-            strays = _orphans() or _strays(mark) or _orphans()
-            if not strays:
-                return
-            _kill(strays)
-        _survivors.update({*_orphans(), *_strays(mark)})
+        # first these: one that forks and exits again and again is gone before all of /proc is read
+        if not _kill_all(lambda: _orphans() or _strays(mark) or _orphans()):
+            _survivors.update(_strays(mark))
+
+
+def _kill_all(find: Callable[[], list[int]]) -> bool:
+    """Kill processes until none is found; return False if some are left."""
+    end = time.monotonic() + _GRACE_S
+    while time.monotonic() < end:
+        if not (found := find()):
+            return True
+        _kill(found)
+    return False
 
 
 def _kill(processes: Iterable[int]) -> None:
@@ -232,15 +269,17 @@ def _kill(processes: Iterable[int]) -> None:
 
 def survivors() -> list[int]:
     """Return the processes that were started by a child, and could not be killed, or their descendants."""
-    return sorted({*(pid for pid in _survivors if Path(f"/proc/{pid}").exists()), *(_orphans() if _survivors else ())})
+    return sorted({*(pid for pid in _survivors if Path(f"/proc/{pid}").exists()), *_strays(is_end=True)})
 
 
 def _orphans() -> list[int]:
-    """Return the orphans among the children of this process, which Linux lists for each thread."""
-    if not _is_subreaper:
-        return []
-    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in _text_of(task / "children").split()]
-    return [int(pid) for pid in pids if _is_stray(Path("/proc", pid), "")]
+    """Return the orphans among the children of this process."""
+    return [pid for pid in _children() if _is_stray(Path(f"/proc/{pid}"), "")] if _is_subreaper else []
+
+
+def _children() -> list[int]:
+    """Return the children of this process, which Linux lists for each thread."""
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in _text_of(task / "children").split()]
 
 
 def _text_of(path: Path) -> str:
@@ -250,11 +289,15 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def _strays(mark: str) -> list[int]:
-    return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and _is_stray(each, mark)]
+def _strays(mark: str = "", *, is_end: bool = False) -> list[int]:
+    """Return the processes with the mark, and the orphans; at the end, all children that envforge started."""
+    if not (mark or _is_subreaper):
+        return []
+    pids = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+    return [pid for pid in pids if _is_stray(Path(f"/proc/{pid}"), mark, is_end=is_end)]
 
 
-def _is_stray(process: Path, mark: str) -> bool:
+def _is_stray(process: Path, mark: str, *, is_end: bool = False) -> bool:
     """Return whether a process must be killed; an orphan that has exited is reaped."""
     try:
         # children inherit variables, also those that leave the process group
@@ -264,9 +307,10 @@ def _is_stray(process: Path, mark: str) -> bool:
     except OSError:  # a process of another user, or one that has exited
         return False
     # while another child runs, an orphan without a mark may be its own
-    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid()
+    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid() and int(process.name) not in _inherited
     if sys.platform != "win32":
-        is_orphan = is_orphan and int(session) != os.getsid(0)
+        # a process of this session may be in use until the end, or be another's if this process had children before
+        is_orphan = is_orphan and (int(session) != os.getsid(0) or (is_end and not _inherited))
         if is_orphan and state == "Z":
             with contextlib.suppress(OSError):  # another thread has reaped it
                 os.waitpid(int(process.name), os.WNOHANG)

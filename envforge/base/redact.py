@@ -113,6 +113,32 @@ def _address_6(match: re.Match[str]) -> str:
     return match[0] if address.is_loopback or address.is_unspecified else "IP"
 
 
+_NO_DOMAINS = re.compile(r"(?i)hk[a-z]+|builtin|authority|service|software|bin|dll|appdata|userprofile|windir|system32")
+_NO_HOSTS = {"cuda", "cu", "eth", "ib", "mlx", "numa", "pcie", "sm", "v", "x"}
+
+
+def _domain_user(match: re.Match[str]) -> str:
+    """Return ``USER``, or the match if it's a path of Windows or contains an escaped character such as a line feed."""
+    domain, mark, name = match["domain"], match["mark"], match["name"]
+    is_escape = mark == "\\" and name[0] in "nrtux"
+    is_path = domain.lower() in _FIELD or _NO_DOMAINS.fullmatch(domain) or "." in name[-5:-1]
+    return match[0] if is_escape or is_path else "USER"
+
+
+def _user(match: re.Match[str]) -> str:
+    """Return the label with ``USER``, or the match if the name is a word of the field."""
+    return match[0] if match["name"].lower() in _FIELD else f"{match['label']}USER"
+
+
+def _host(match: re.Match[str]) -> str:
+    """Return the label with ``HOST``, or the match if the name is a word of the field, or a device such as ``gpu0``."""
+    name = match["name"].lower()
+    word = re.split(r"[\d_-]", name, maxsplit=1)[0]
+    is_device = re.fullmatch(r"[a-z]+\d?", name) or word not in _ROLES
+    is_word = name in _FIELD or ("=" not in match["label"] and is_device and word in _FIELD | _NO_HOSTS)
+    return match[0] if is_word else f"{match['label']}HOST"
+
+
 class Kind(NamedTuple):
     """What is removed. ``what`` is its name in the documentation; only texts that match ``where`` can contain it."""
 
@@ -153,9 +179,44 @@ _CREDENTIAL = (
     r"|(?:api|access|private|secret)[_-]?key|authorization|bearer)\d?(?![\w-])"
 )
 _CLOSED = rf"(?=[\"'`)\]}}>.,;]{{0,9}}(?:\s|$)|</|\\[\"']|[\"'`][\w-]{{0,40}}{_CREDENTIAL})"
+# tokens whose form is documented by who issues them, with or without a label
+_TOKENS = re.compile(
+    rf"(?:(?<![A-Za-z0-9])|{_ESCAPED})(?:gh[oprsu]_[A-Za-z0-9]{{30,}}|github_pat_\w{{22,}}|(?:hf|api_org)_[A-Za-z0-9]{{30,}}"
+    r"|(?:A3T[A-Z0-9]|A[GIKNRS][DIOPSV]A)[A-Z0-9]{16}(?![A-Za-z0-9])|AIza[\w-]{35}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"
+    r"|npm_[A-Za-z0-9]{36}|dckr_[po]at_[\w-]{20,}|[rsp]k_(?:live|test)_[A-Za-z0-9]{16,}|r8_[A-Za-z0-9]{30,}"
+    r"|gsk_[A-Za-z0-9]{40,}|dapi[a-f0-9]{32}|dop_v1_[a-f0-9]{64}|hv[bs]\.[\w-]{24,}|SG\.[\w-]{16,32}\.[\w-]{16,64})"
+    # they may contain hyphens, so they start only where no word goes on
+    rf"|(?:(?<![\w-])|{_ESCAPED})(?:xox[a-z]-[\w-]{{10,}}|xapp-\d-[\w-]{{10,}}|gl(?:agent|cbt|dt|ffct|ft|imt|oas|pat|ptt|rt"
+    r"|soat)-[\w-]{20,}"
+    r"|pypi-AgE[\w-]{16,}|nvapi-[\w-]{40,}|sk-(?=[\w-]{0,99}\d)(?=[\w-]{0,99}[A-Z])[\w-]{20,}"
+    r"|eyJ[\w-]{5,}(?:\.[\w-]*){2,4})"
+    r"|-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:(?!-----END)[\s\S])*"
+    r"(?:-----END[A-Z0-9 ]{1,40}-----)?"
+)
 _SAID = r"[ \t]{1,3}(?:(?:is|was)[ \t])?"
 _GIVEN = r"(?:\\?[\"'`])?(?:[ \t]{0,3}(?:=(?!=)>?|:)[ \t]{0,3}|>(?!=))"
+_SHARED = r"(?:lustre|gpfs|beegfs|panfs|cephfs|weka|fsx|scratch)\d*"
+_DOMAIN_USER = r"(?:(?-i:[A-Z][A-Z0-9-]{1,14})\\{1,2}|[\w.-]{2,32}\\(?:\\|(?![nrtux])))(?=\w)"
+_USER = r"(?P<name>(?!(?:root|none|null|true|false|yes|no|unknown)\b)\d*[^\W\d](?:[\w.+-]*\w)?)"
+_BEFORE_USER = (
+    r"(?<=tmp)/ray[-_](?!results|session)|/(?:run/media|spool/mail|var/mail)/|/screen/S-|\bpytest-of-|\bhsperfdata_|:user/"
+    r"|\b(?:(?:opened|closed) for user|sudo:|accepted \w{1,20} for) {1,8}"
+    # a row of `ls -l`
+    r"|(?<![^\s'\"`(])[bcdlps-](?:[r-][w-][stx-]){3}[.+@]? {1,8}\d{1,9} {1,8}"
+)
+_USER_COLON = rf"(?:\b|{_ESCAPED})(?:user(?:[ _]?name)?|logname|login|owner) {{0,16}}:\s{{1,16}}"
+_BEFORE_HOST = (
+    r"(?<![a-z0-9-])(?<!</)(?:(?:node)?host_?name|node_?(?:name|list)|host_?list|computername|master_addr)"
+    rf"(?:{_ASSIGNED}|[ \t]{{0,16}}[:|]\s{{0,3}})|--nodelist[ =]"
+)
+# with a list of Slurm, such as `dgx-[01-04,07]`, and no name of a compiler, such as `x86_64-linux-gnu`
+_NUMBERED = r"[a-z]{2,24}[a-z-]{0,24}(?:\d|\[\d)"
+_HOST = (
+    r"(?!(?:localhost|IP|none|null|unknown)\b|(?:x86_64|i\d86|aarch64|arm\w*|ppc\w*|s390x|riscv\w*)-)"
+    r"(?P<name>[a-z0-9](?:[\w.-]|\[[\d,-]*\]|[,+](?=[a-z0-9]))*(?<![.-]))"
+)
 KINDS = (
+    Kind("passwords and tokens", "SECRET", _TOKENS),
     Kind("UUIDs", "UUID", _UUID),
     Kind(
         "IP addresses",
@@ -195,8 +256,9 @@ KINDS = (
         "home directories",
         "~",
         re.compile(
-            rf"(?i)(?:(?:/[\w.+-]{{1,255}}){{0,8}}|(?P<drive>[a-z]:)){_SLASH}"
-            rf"{_HOMES}{_SLASH}(?:(?:{_GROUP}|(?<=/ihome/){_NAME}){_SLASH})?{_NAME}(?:{_SLASH}\.\.{_SLASH}{_NAME})*"
+            rf"(?i)(?:(?:/[\w.+-]{{1,255}}){{0,8}}|(?<![a-z])(?P<drive>[a-z]:)){_SLASH}"
+            rf"{_HOMES}{_SLASH}(?:(?<=/)(?(drive)(?!)){_DOMAIN_USER})?"
+            rf"(?:(?:{_GROUP}|(?<=/ihome/){_NAME}){_SLASH})?{_NAME}(?:{_SLASH}\.\.{_SLASH}{_NAME})*"
             rf"(?:{_SLASH}{_NAME}(?={_SLASH}{_IN_HOME}))?"
             # names in Windows may contain spaces; without a drive, what follows may be a sentence
             rf"(?:(?: [\w.-]+){{1,3}}(?:(?=[/\\])|(?(drive)(?=[)\]}}>;,<'\"`]|$)|(?!))))?"
@@ -204,25 +266,65 @@ KINDS = (
             r"|(?<![\w./~-])/root(?=[/\s:;,'\"`()]|\.(?!\w)|$)"
             r"|(?<![\w.~/\\%-])home/[\w.-]+(?=/)"
             r"|(?<![\w./~-])/u/[a-z_][\w.+-]*\w"
+            rf"|/afs/[\w.-]{{1,64}}/(?:usr|(?-i:user)|users|home|u|people)/(?:[^\W_]{{1,2}}/){{0,2}}{_NAME}"
+            rf"|(?:/[\w.-]{{1,64}}){{0,2}}/{_SHARED}(?:/[\w.-]{{1,64}})?/(?:(?-i:user)|people|staff|students?|u)/(?:[a-z]/)?{_NAME}"
         ),
-        re.compile(r"(?i)home|users|documents|~|/root|/u/"),
+        re.compile(r"(?i)home|users|documents|~|/root|/u/|/afs/|/(?:user|people|staff|students?)/"),
+    ),
+    # a directory directly below `/scratch` may have the name of a project
+    Kind(
+        "user names",
+        _user,
+        re.compile(rf"(?i)(?P<label>/{_SHARED}(?:/[\w.-]{{1,64}})?/(?:work|scratch|nobackup)/){_USER}"),
+    ),
+    Kind("user names", _user, re.compile(rf"(?i)(?P<label>/(?:work|data|{_SHARED})/){_USER}(?=/{_IN_HOME})")),
+    Kind(
+        "user names", _user, re.compile(rf"(?i)(?P<label>/(?:work|{_SHARED})/(?P<first>[a-z])/)(?=(?P=first)){_USER}")
+    ),
+    Kind("user names", _user, re.compile(rf"(?i)(?P<label>{_BEFORE_USER}){_USER}")),
+    Kind("user names", _user, re.compile(rf"(?i)(?P<label>\buser (?P<quote>['\"`])){_USER}(?=(?P=quote))")),
+    Kind(
+        "user names",
+        _user,
+        re.compile(rf"(?i)(?P<label>\buser ){_USER}(?= (?:logged |is not (?:allowed|in)\b|not in\b))"),
+    ),
+    Kind("user names", _user, re.compile(rf"(?i)(?P<label>{_USER_COLON}){_USER}(?=[ \t]*(?:$|[\n,;)|'\"`}}\]]))")),
+    Kind(
+        "user names",
+        _domain_user,
+        re.compile(
+            rf"(?:(?<![\w\\/.:$%-])|{_ESCAPED})(?P<domain>[A-Z][A-Z0-9-]{{1,14}}|AzureAD)(?P<mark>\\{{1,2}})"
+            r"(?P<name>[A-Za-z](?:[\w.-]{0,62}\w)?)"
+            r"(?![\w\\/]|[.-]\w)"
+        ),
     ),
     Kind(
         "user names",
         r"\1USER",
         re.compile(
-            rf"((?i:(?<![a-z0-9])(?<!</)(?:user(?:_?name)?|logname|login|owner){_ASSIGNED})|\b(?:[ug]id|groups)=\d+\(|torchinductor_)"
-            r"(?!(?:root|None|null|true|false|yes|no|unknown)\b)\d*[^\W\d](?:[\w.+-]*\w)?"
+            rf"((?i:(?<![a-z0-9])(?<!</)(?:user(?:_?name)?|logname|login|owner){_ASSIGNED})|\b(?:[ug]id|groups)=\d+\(|(?<=\),)\d+\(|torchinductor_)"
+            rf"(?:{_DOMAIN_USER})?(?!(?:root|None|null|true|false|yes|no|unknown)\b)\d*[^\W\d](?:[\w.+-]*\w)?"
+        ),
+    ),
+    Kind("host names", r"\g<label>HOST", re.compile(rf"(?i)(?P<label>{_BEFORE_HOST})(?=[\w.-]*[a-z]){_HOST}")),
+    Kind(
+        "host names", r"\g<label>HOST", re.compile(rf"(?i)(?P<label>\bhost_?name {{1,8}}(?:is )?)(?=[\w.-]*\d){_HOST}")
+    ),
+    Kind(
+        "host names",
+        _host,
+        re.compile(
+            rf"(?i)(?P<label>(?<![a-z0-9-])(?:--)?(?:batch|submit|exec)?_?hosts?=['\"]?)(?=[\w.-]*[a-z]){_HOST}"
         ),
     ),
     Kind(
         "host names",
-        r"\1HOST",
+        _host,
         re.compile(
-            rf"(?i)((?<![a-z0-9-])(?<!</)(?:host_?name|nodename|computername|master_addr)(?:{_ASSIGNED}|:\s?))"
-            r"(?!(?:localhost|IP|none|null|unknown)\b)(?=[\w.-]*[a-z])[a-z0-9](?:[\w.-]*\w)?"
+            rf"(?i)(?P<label>\b(?:nodes?|hosts?|ssh|ping|connect(?:ed|ing|ion)? to) ['\"`]?)(?={_NUMBERED}){_HOST}"
         ),
     ),
+    Kind("host names", "HOST", re.compile(r"(?<![\w-])i-[0-9a-f]{17}(?![\w-])")),
     Kind(
         "email addresses",
         "EMAIL",

@@ -17,7 +17,7 @@ from envforge.base.files import file_lock, write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
 from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, list_entries, read_document, read_row, verified_text
-from envforge.catalogue.signing import Signer, index_bytes, signed
+from envforge.catalogue.signing import Signer, check_extensible, check_index, index_bytes, signed
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ _LOCK = ".index.lock"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Addition:
-    """A lockfile to publish: its row of the index, its files, and the signer of the index."""
+    """A lockfile to publish: its row of the index, its files, the signer of the index, and the catalogue's key."""
 
     row: Mapping[str, Any]
     files: Mapping[str, bytes]
     signer: Signer | None = None
+    public_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,20 +54,21 @@ class FolderCatalogue:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with file_lock(self.root / _LOCK):
-                return add(self.root, addition)
+                return add(self.address, self.root, addition)
         except OSError as error:
             raise OutsideError(
                 f"failed to publish to `{self.root}`: {error.strerror or error}", code="publish-failed"
             ) from error
 
 
-def add(root: Path, addition: Addition) -> bool:
+def add(address: Address, root: Path, addition: Addition) -> bool:
     """Write the files of an entry, then the index that lists it; returns False if the same entry already exists.
 
-    Raises ``EnvforgeError`` if the name belongs to another lockfile. A file that the index doesn't list was left by an
-    interrupted publication, and is overwritten.
+    Raises ``EnvforgeError`` if the name belongs to another lockfile, or if a reader would reject the index. A file that
+    the index doesn't list was left by an interrupted publication, and is overwritten.
     """
     index = root / INDEX_FILE
+    state = check_extensible(address, root, addition.signer, addition.public_key)
     present = list_entries(root) if index.exists() else ()
     entry = read_row(addition.row, root)
     same = next((each for each in present if each.file == entry.file), None)
@@ -74,9 +76,11 @@ def add(root: Path, addition: Addition) -> bool:
         if same.sha256 == entry.sha256 and (entry.signed_by is None or same.signed_by == entry.signed_by):
             return False
         raise _taken(same, entry)
-    document = read_document(root) if index.exists() else {"schema_version": 1, "entries": []}
+    document: dict[str, Any] = read_document(root) if index.exists() else {"schema_version": 1, "entries": []}
+    document["entries"] = [*document["entries"], dict(addition.row)]
     # signed before anything is written, because a wrong password must leave the catalogue as it was
-    document = signed(root, addition.row, document, addition.signer)
+    if addition.signer is not None:
+        document = signed(document, state, addition.signer)
     for name, data in addition.files.items():
         path = root / name
         if not path.parent.resolve().is_relative_to(root.resolve()):
@@ -114,10 +118,17 @@ def open_catalogue(address: Address, public_key: str | None = None) -> Iterator[
         catalogue.bring(INDEX_FILE)
         _need_index(catalogue)
         if public_key is not None:
-            from envforge.catalogue.signing import refuse_rollback, verify_index  # noqa: PLC0415 - only with a key
-
-            refuse_rollback(address, public_key, verify_index(catalogue.root, public_key))
+            check_index(address, catalogue.root, public_key)
         yield catalogue
+
+
+def publish(address: Address, addition: Addition) -> bool:
+    """Add an entry to a catalogue, and remember its index; returns False if the same entry already exists."""
+    with opened_to_publish(address) as catalogue:
+        is_added = catalogue.publish(addition)
+        if is_added and addition.signer is not None:
+            check_index(address, catalogue.root, addition.signer.public_key())
+        return is_added
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class GitCatalogue:
         branch = self._branch()
         for _ in range(_TRIES):
             self.root.mkdir(parents=True, exist_ok=True)
-            if not add(self.root, addition):
+            if not add(self.address, self.root, addition):
                 return False
             name = str(addition.row["file"])
             _git(self.work, "add", "--all", "--", str(self.root))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from packaging.version import Version
@@ -94,13 +94,21 @@ class CatalogueEntry:
         return self.root / self.file
 
 
+CatalogueId: TypeAlias = Annotated[str, matching("[0-9a-f]{32}", "the ID of a catalogue, 32 hexadecimal digits")]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """The index of a catalogue. ``serial`` counts the signed publications, so that an older index is recognized."""
+    """The index of a catalogue.
+
+    ``serial`` counts the signed publications, so that an older index is recognized. ``id`` was chosen by the first one,
+    so that the index of another catalogue with the same key is recognized.
+    """
 
     schema_version: Literal[1]
     entries: tuple[CatalogueEntry, ...]
     serial: Natural = 0
+    id: CatalogueId | None = None
 
 
 class CatalogueError(EnvforgeError):

@@ -57,7 +57,7 @@ class ObjectCatalogue:
         with self._turn(str(addition.row["published"]["by"])), self._named("publish to"):
             if self.store.exists(f"{self.base}/{INDEX_FILE}"):
                 self.bring(INDEX_FILE)
-            if not add(self.root, addition):
+            if not add(self.address, self.root, addition):
                 return False
             # the index last, so that readers never find an entry without its file
             for name in (*addition.files, INDEX_FILE):

@@ -13,18 +13,19 @@ import binascii
 import hashlib
 import importlib
 import json
+import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from envforge.base.documents import Document, Natural
+from envforge.base.documents import Document, Natural, Sha256
 from envforge.base.files import regular, write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, read_document, read_index
+from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, CatalogueId, read_document, read_index
 from envforge.errors import EnvforgeError, Hint, RequestError, printable
 
 _KEY_LENGTH = 56
@@ -59,9 +60,13 @@ class Signer:
             ) from error
         return bytes(signature) + b"\n", public.to_base64().decode()
 
+    def public_key(self) -> str:
+        """Return the public key that verifies the signatures."""
+        return self.sign(b"", "")[1]
+
     def check_is(self, public_key: str) -> None:
         """Raise ``RequestError`` if this is not the secret key of ``public_key``."""
-        found = self.sign(b"", "")[1]
+        found = self.public_key()
         if found != public_key:
             raise RequestError(
                 f"`--sign` is not the key of this catalogue: expected `{key_id(public_key)}`, found `{key_id(found)}`",
@@ -210,32 +215,41 @@ def index_bytes(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def verify_index(root: Path, public_key: str) -> int:
-    """Return the serial of an index; raise ``EnvforgeError`` unless the owner of ``public_key`` has signed it."""
-    serial = read_index(root).serial
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexState:
+    """What identifies the state of an index: its serial, its catalogue, and the SHA-256 of what is signed."""
+
+    serial: Natural = 0
+    id: CatalogueId | None = None
+    sha256: Sha256 | None = None
+
+
+def verify_index(root: Path, public_key: str) -> IndexState:
+    """Return the state of an index; raise ``EnvforgeError`` unless the owner of ``public_key`` has signed it."""
+    index = read_index(root)
     document = read_document(root)
     signature = document.pop(FIELD, None)
     what = f"`{INDEX_FILE}`"
     if not isinstance(signature, str):
         raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
-    signed = Signed(data=index_bytes(document), comment=_COMMENT, signature=signature.encode())
-    verify(what, signed, public_key)
-    return serial
+    data = index_bytes(document)
+    verify(what, Signed(data=data, comment=_COMMENT, signature=signature.encode()), public_key)
+    return IndexState(serial=index.serial, id=index.id, sha256=hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _SeenIndex:
+class _SeenIndex(IndexState):
     """The newest index of a signed catalogue that this computer has read."""
 
     catalogue: str
-    serial: Natural
 
 
-def refuse_rollback(address: Address, public_key: str, serial: int, what: str = "index") -> None:
-    """Raise ``EnvforgeError`` if an index is older than the last one that was read, else remember its serial.
+def refuse_rollback(address: Address, public_key: str, state: IndexState, what: str = "index") -> None:
+    """Raise ``EnvforgeError`` if an index is older than the last one that was read, else remember its state.
 
     The serial grows with each signed publication. Without it, whoever controls the server could present an old state of
-    the catalogue, whose signature is valid. ``what`` names another signed file of the catalogue, with its own serial.
+    the catalogue, whose signature is valid, or another catalogue that the same key has signed. ``what`` names another
+    signed file of the catalogue, with its own serial.
     """
     from platformdirs import user_data_path  # noqa: PLC0415 - only with a key
 
@@ -250,42 +264,70 @@ def refuse_rollback(address: Address, public_key: str, serial: int, what: str = 
         hint="to accept the current state of the catalogue",
         command=shlex.join(["rm", str(path)]),
     )
-    seen = document.read_json(document.read_bytes(path), _SeenIndex).serial if path.exists() else 0
-    if serial < seen:
+    seen = document.read_json(document.read_bytes(path), _SeenIndex) if path.exists() else None
+    if seen is not None and (fault := _fault(seen, state)):
         raise EnvforgeError(
-            f"the {what} of `{address.public}` is older than the last one read here: expected serial {seen} or "
-            f"newer, found {serial}",
-            hint="ask the owner of the catalogue; if it was restored from an old copy on purpose",
+            f"the {what} of `{address.public}` {fault}",
+            hint="ask the owner of the catalogue; if it was replaced on purpose",
             command=shlex.join(["rm", str(path)]),
             code="catalogue-rolled-back",
         )
-    if serial > seen:
-        write_atomic(path, json.dumps({"catalogue": address.public, "serial": serial}, indent=1) + "\n")
+    # without a serial, it was signed before envforge counted publications
+    new = _SeenIndex(catalogue=address.public, serial=state.serial, id=state.id, sha256=state.sha256)
+    if state.serial and new != seen:
+        write_atomic(path, json.dumps(asdict(new), indent=1) + "\n")
 
 
-def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer: Signer | None) -> dict[str, Any]:
-    """Return the index ``document``, which is in ``root``, with one more row, and a new serial and signature.
+def _fault(seen: IndexState, state: IndexState) -> str | None:
+    """Return why an index can't follow the last one that was read, or None."""
+    if state.serial < seen.serial:
+        return f"is older than the last one read here: expected serial {seen.serial} or newer, found {state.serial}"
+    if seen.id not in {None, state.id}:
+        return f"is the one of another catalogue: expected the ID `{seen.id}`, found `{state.id or 'none'}`"
+    if state.serial == seen.serial and seen.sha256 not in {None, state.sha256}:
+        return (
+            f"differs from the last one read here, which has the same serial {seen.serial}: expected SHA-256 "
+            f"`{seen.sha256}`, found `{state.sha256}`"
+        )
+    return None
 
-    A signature covers every row, so ``EnvforgeError`` is raised if the current index isn't the one that this key
-    signed.
+
+def check_index(address: Address, root: Path, public_key: str) -> IndexState:
+    """Return the state of an index; raise ``EnvforgeError`` if it isn't signed, or older than the last one read."""
+    state = verify_index(root, public_key)
+    refuse_rollback(address, public_key, state)
+    return state
+
+
+def check_extensible(address: Address, root: Path, signer: Signer | None, public_key: str | None) -> IndexState:
+    """Return the state of an index that gets one more row; raise ``EnvforgeError`` if a reader would reject it.
+
+    A signature covers every row, so the current index must be the one that this key signed. ``public_key`` is the
+    configured key of the catalogue.
     """
-    was_signed = FIELD in document
+    is_there = (root / INDEX_FILE).exists()
+    is_signed = is_there and FIELD in read_document(root)
     if signer is None:
-        if was_signed:
+        if is_signed or public_key is not None:
             raise EnvforgeError(
                 "the index of this catalogue is signed, so a new entry must be signed, too",
                 hint="to sign the entry",
                 command="envforge lockfiles publish --sign KEY",
                 code="index-signed",
             )
-        return {**document, "entries": [*document["entries"], dict(row)]}
-    _, public_key = signer.sign(b"", _COMMENT)
-    serial = read_index(root).serial if (root / INDEX_FILE).exists() else 0
-    if was_signed:
-        verify_index(root, public_key)
-    elif any(entry.get("signed_by") == key_id(public_key) for entry in document["entries"]):
+        return IndexState()
+    own_key = signer.public_key()
+    if is_signed or (is_there and public_key is not None):
+        return check_index(address, root, own_key)
+    if is_there and any(entry.signed_by == key_id(own_key) for entry in read_index(root).entries):
         raise refused(f"`{INDEX_FILE}`", "it lists lockfiles signed by this key, but its own signature is missing")
+    refuse_rollback(address, own_key, IndexState())
+    return IndexState()
+
+
+def signed(document: Mapping[str, Any], state: IndexState, signer: Signer) -> dict[str, Any]:
+    """Return the index with the ID of its catalogue, a new serial, and a new signature."""
     whole = {name: value for name, value in document.items() if name != FIELD}
-    whole |= {"entries": [*whole["entries"], dict(row)], "serial": serial + 1}
+    whole |= {"id": state.id or secrets.token_hex(16), "serial": state.serial + 1}
     signature, _ = signer.sign(index_bytes(whole), _COMMENT)
     return {**whole, FIELD: signature.decode()}

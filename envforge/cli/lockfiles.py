@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -199,15 +199,14 @@ def pull(options: PullOptions) -> None:
 @takes(PublishOptions)
 def publish(options: PublishOptions) -> None:
     """Add LOCK to the catalogue. An existing entry with other content is never overwritten."""
-    from envforge.catalogue.directory import opened_to_publish
+    from envforge.catalogue import directory
     from envforge.catalogue.publish import make_addition
 
     chosen, request = options.target.chosen(), options.request()
     if request.signer is not None and chosen.public_key is not None:
         request.signer.check_is(chosen.public_key)
-    addition = make_addition(request)
-    with opened_to_publish(chosen.address) as source:
-        added = source.publish(addition)
+    addition = replace(make_addition(request), public_key=chosen.public_key)
+    added = directory.publish(chosen.address, addition)
     name = str(addition.row["file"]).removesuffix(".conda-lock.yml")
     public = chosen.address.public
     text = f"published {name} to {public} as {request.publisher}" if added else f"{public} already has this {name}"

@@ -284,11 +284,11 @@ def _observe(
     now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
     context = RunContext(world=World.here(os.environ), now=now, limit_s=options.limit, say=say)
     selection = choose(asked, checks)
-    situation, surroundings = find_situation(options.place(), asked, selection, context)
-    if situation.lock is not None:
-        warn_of_incomplete_change(situation.lock)
     adopt_orphans()
     with ending_children():
+        situation, surroundings = find_situation(options.place(), asked, selection, context)
+        if situation.lock is not None:
+            warn_of_incomplete_change(situation.lock)
         record = observe(situation, surroundings, selection.checks)
     if left := " ".join(map(str, survivors())):
         click.echo(

@@ -11,7 +11,7 @@ from pathlib import Path
 from envforge.base.files import regular, write_atomic
 from envforge.catalogue.directory import open_catalogue
 from envforge.catalogue.index import ChosenCatalogue
-from envforge.catalogue.signing import Signed, Signer, key_id, refuse_rollback, refused, verify
+from envforge.catalogue.signing import IndexState, Signed, Signer, key_id, refuse_rollback, refused, verify
 from envforge.errors import EnvforgeError
 from envforge.pytorch.facts_file import FactsFile, facts_bytes, parse_facts
 
@@ -60,7 +60,7 @@ def read_team_facts(chosen: ChosenCatalogue) -> FactsFile:
         for name in (FACTS_FILE, FACTS_FILE + _SUFFIX):
             catalogue.bring(name)
         facts, _ = read_signed(catalogue.root / FACTS_FILE, chosen.public_key)
-    refuse_rollback(chosen.address, chosen.public_key, _serial(facts.checked), "facts file")
+    refuse_rollback(chosen.address, chosen.public_key, IndexState(serial=_serial(facts.checked)), "facts file")
     return facts
 
 

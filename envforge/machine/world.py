@@ -9,7 +9,6 @@ import contextlib
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -276,35 +275,16 @@ def _timeout_seconds(stated: str | None) -> float:
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], timeout_seconds: float) -> ProgramResult | None:
-    """Run a program and capture its output; kill it after the timeout.
+    """Run a program and capture its output; kill it after the timeout, and at the end what it has started."""
+    from envforge.base.process import Child, run_lines  # noqa: PLC0415 - described machines need no program
 
-    After the kill, wait for one second only, because a process that hangs in the NVIDIA kernel driver doesn't exit.
-    """
+    output: list[bytes] = []
     try:
-        process = subprocess.Popen(
-            list(command),
-            env=dict(environment),
-            # a program that asks a question would wait for a terminal
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        end = run_lines(Child(command=command, environment=environment, limit_s=timeout_seconds), output.append)
     except OSError:
         return None
-    exit_code: int | None
-    try:
-        out, err = process.communicate(timeout=timeout_seconds)
-        exit_code = process.returncode
-    except subprocess.TimeoutExpired:
-        exit_code = None
-        process.kill()
-        try:
-            out, err = process.communicate(timeout=1.0)
-        except subprocess.TimeoutExpired as stuck:
-            out, err = stuck.output or b"", stuck.stderr or b""
-    return ProgramResult(
-        exit_code=exit_code, stdout=out.decode("utf-8", "replace"), stderr=err.decode("utf-8", "replace")
-    )
+    text = b"".join(tuple(output)).decode("utf-8", "replace")
+    return ProgramResult(exit_code=end.exit_code, stdout=text, stderr=end.stderr)
 
 
 def _ask_libraries(environment: Mapping[str, str], timeout_seconds: float, call: str) -> ProgramResult:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from envforge.base.files import regular
+from envforge.base.files import current_umask, regular
 from envforge.errors import EnvforgeError, Hint, OutsideError
+from envforge.prefix.cache import read_tree
 
 WINDOWS = os.name == "nt"
 _CONFIGURATION = "pyvenv.cfg"
@@ -90,6 +91,9 @@ def create_venv(prefix: Path, program: str) -> None:
         )
     # as uv and Python 3.13 do, because the project's own file may not list the directory
     (prefix / ".gitignore").write_text("*\n", encoding="utf-8")
+    (prefix / ".lock").touch()  # uv would create it with permission for everyone to write
+    if not WINDOWS:  # the files that `venv` copies have the permissions of its own installation
+        read_tree(prefix, umask=current_umask())
 
 
 def find_interpreter(python: Version) -> str:

@@ -17,7 +17,7 @@ from envforge.base.data_files import user_file
 from envforge.catalogue.address import parse_address
 from envforge.catalogue.directory import lock_text, open_catalogue
 from envforge.catalogue.index import chosen_catalogue, list_entries
-from envforge.catalogue.signing import key_id
+from envforge.catalogue.signing import Signer, index_bytes, key_id
 from envforge.cli import main
 from envforge.errors import EnvforgeError, RequestError
 from tests.catalogue.support import project
@@ -335,3 +335,115 @@ def test_the_program_minisign_verifies_our_signature(home: Path, tmp_path: Path)
     assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
     stored = tmp_path / "catalogue" / f"{NAME}.conda-lock.yml"
     subprocess.run(["minisign", "-V", "-P", keys.public_text, "-m", stored], check=True)
+
+
+@pytest.fixture
+def team(home: Path, tmp_path: Path) -> Keys:
+    """The configured key of a catalogue with two publications, of which this computer has read both."""
+    keys = Keys(tmp_path, "team")
+    _configure(user_file(), tmp_path / "catalogue", keys)
+    for name in ("demo/a", "demo/b"):
+        assert main(["lockfiles", "publish", "--name", name, "--sign", str(keys.secret)]) == 0
+        shutil.copytree(tmp_path / "catalogue", tmp_path / name.replace("/", "-"))
+    assert main(["lockfiles", "list"]) == 0
+    return keys
+
+
+def _replace(tmp_path: Path, other: Path | None) -> None:
+    shutil.rmtree(tmp_path / "catalogue")
+    if other is not None:
+        shutil.copytree(other, tmp_path / "catalogue")
+
+
+def _published(keys: Keys, name: str, *more: str) -> int:
+    return main(["lockfiles", "publish", "--name", name, "--sign", str(keys.secret), *more])
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+@pytest.mark.parametrize("state", ["older", "unsigned", "gone"])
+def test_publisher_does_not_extend_an_older_index(
+    tmp_path: Path, team: Keys, capsys: pytest.CaptureFixture[str], state: str, is_configured: bool
+) -> None:
+    _replace(tmp_path, None if state == "gone" else tmp_path / "demo-a")
+    if state == "unsigned":
+        _rewrite(tmp_path / "catalogue", lambda index: (index.pop("signature"), index["entries"].clear()))
+    if not is_configured:
+        user_file().unlink()
+    before = _files(tmp_path / "catalogue")
+    assert _published(team, "demo/c") == 1
+    said = capsys.readouterr().err
+    is_older = state != "unsigned" or not is_configured
+    assert ("is older than the last one read here" if is_older else "found none") in said
+    assert _files(tmp_path / "catalogue") == before
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    found = [path for path in root.rglob("*") if path.is_file() and path.name != ".index.lock"]
+    return {str(path): path.read_bytes() for path in found}
+
+
+def test_publisher_remembers_what_was_published(tmp_path: Path, team: Keys) -> None:
+    assert _published(team, "demo/c") == 0
+    _replace(tmp_path, tmp_path / "demo-b")
+    assert main(["lockfiles", "list"]) == 1
+
+
+def test_other_index_with_the_same_serial_is_rejected(
+    tmp_path: Path, team: Keys, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _published(team, "demo/c") == 0
+    _replace(tmp_path, tmp_path / "demo-b")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "other computer"))
+    assert _published(team, "demo/d") == 0
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    capsys.readouterr()
+    for words in (["list"], ["publish", "--name", "demo/e", "--sign", str(team.secret)]):
+        assert main(["lockfiles", *words]) == 1
+        assert "differs from the last one read here, which has the same serial 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["index", "no index"])
+def test_unsigned_entry_is_not_added_to_a_catalogue_with_a_key(
+    tmp_path: Path, team: Keys, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    _replace(tmp_path, tmp_path / "demo-b" if content == "index" else None)
+    if content == "index":
+        _rewrite(tmp_path / "catalogue", lambda index: index.pop("signature"))
+    before = _files(tmp_path / "catalogue")
+    assert main(["lockfiles", "publish", "--name", "demo/c"]) == 1
+    assert "a new entry must be signed, too" in capsys.readouterr().err
+    assert _files(tmp_path / "catalogue") == before
+
+
+def test_index_of_another_catalogue_with_the_same_key_is_rejected(
+    tmp_path: Path, team: Keys, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staging = tmp_path / "staging"
+    for name in ("demo/x", "demo/y", "demo/z"):
+        assert _published(team, name, "--catalogue", str(staging)) == 0
+    _replace(tmp_path, staging)
+    capsys.readouterr()
+    for words in (["list"], ["pull", "demo/z", "-o", "z.yml"], ["publish", "--name", "a", "--sign", str(team.secret)]):
+        assert main(["lockfiles", *words]) == 1
+        assert "is the one of another catalogue: expected the ID" in capsys.readouterr().err
+
+
+def test_catalogue_that_was_signed_without_an_id_gets_one(tmp_path: Path, team: Keys) -> None:
+    """Such an index is read, too, until the computer has read one with an ID."""
+    signer = Signer(secret_key=team.secret.read_bytes(), password="")
+    root = tmp_path / "catalogue"
+
+    def sign_without_id(index: dict[str, Any]) -> None:
+        for name in ("id", "signature"):
+            index.pop(name)
+        index["serial"] += 1
+        index["signature"] = signer.sign(index_bytes(index), "file:index.json")[0].decode()
+
+    shutil.rmtree(tmp_path / "data")
+    _rewrite(root, sign_without_id)
+    assert main(["lockfiles", "list"]) == 0
+    assert _published(team, "demo/c") == 0
+    assert main(["lockfiles", "list"]) == 0
+    assert re.fullmatch("[0-9a-f]{32}", json.loads((root / "index.json").read_text())["id"])
+    _rewrite(root, sign_without_id)
+    assert main(["lockfiles", "list"]) == 1

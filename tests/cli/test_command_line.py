@@ -69,9 +69,9 @@ def test_options_of_one_name_read_one_variable() -> None:
 @pytest.mark.parametrize(
     ("arguments", "most"),
     [
-        (["detect"], 16),
+        (["detect"], 17),
         (["explain", "--machine", "t4"], 31),
-        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 43),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 44),
         (["install", str(LOCKFILE), "--dry-run", "--offline", "--ignore-machine"], 38),
         (["verify", "--fast"], 65),
     ],

@@ -23,7 +23,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from envforge.base.data_files import read_data
-from envforge.base.process import ProcessEnd, marked_lines
+from envforge.base.process import ProcessEnd, marked_lines, started
 from envforge.machine.driver_child import SIGNALS, call
 from envforge.verify.environment.observe import OUTPUT, converted
 from envforge.verify.machine.reference_data import event_reasons
@@ -58,17 +58,10 @@ def sampling(world: World) -> Iterator[list[Sample]]:
     samples: list[Sample] = []
     # a pipe without a reader would block the sampler
     with tempfile.TemporaryFile() as file:
-        process = subprocess.Popen(
-            sampler_command(),
-            env=dict(world.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.DEVNULL,
-        )
         try:
-            yield samples
+            with started(sampler_command(), world.environment, stdout=file, stderr=subprocess.DEVNULL) as process:
+                yield samples
         finally:
-            process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel can't be killed
                 process.wait(timeout=2.0)
             file.seek(0)

@@ -696,18 +696,6 @@ def test_file_of_one_package_that_is_a_directory_of_another_is_reported(place: P
     assert any("`share/x` is a file of `one` and a directory of `two`" in note for note in progress.notes)
 
 
-def test_records_have_the_mode_of_the_umask(place: Place) -> None:
-    own = Channel(place.folder / "own")
-    own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
-    before = os.umask(0o022)
-    try:
-        place.install(_lock(own.folder, *own.packages.values()))
-    finally:
-        os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (place.prefix / "conda-meta").iterdir()}
-    assert set(modes.values()) == {0o644}, modes
-
-
 def test_file_that_is_no_archive_is_refused_with_its_name(place: Place) -> None:
     written = write_package(text_package("evil", "1.0", {}), place.folder / "evil-1.0-0.conda")
     folder = place.folder / "own" / "linux-64"

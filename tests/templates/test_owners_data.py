@@ -182,6 +182,17 @@ def test_masks_of_usual_kinds_are_read(
     assert set(data.train[0][1].unique().tolist()) == expected
 
 
+def test_masks_that_cannot_be_read_do_not_stop_the_weights_of_classes(module: Modules, tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / "images" / f"{number}.png", numpy.full((32, 32, 3), 9, dtype="uint8"))
+        write_image(tmp_path / "masks" / f"{number}.png", numpy.resize(numpy.array([0, 1], dtype="uint8"), (32, 32)))
+    config = module("segmentation", "config").Config(data=tmp_path, crop=32, class_weights=True)
+    data = module("segmentation", "data")
+    bad = data.load_data(config).train.pairs[0][1]
+    bad.write_bytes(b"xx")
+    assert data.load_data(config).about["counts"] == [1024, 1024]
+
+
 @pytest.fixture
 def library_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Replace torchvision by one model, whose weights torch.hub loads from a file URL; return the file."""

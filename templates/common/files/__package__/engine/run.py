@@ -338,19 +338,21 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether the loop must end: all steps are done, a signal arrived, or no better value for ``--patience``."""
+        """Whether the loop must end: all steps are done, a signal arrived, or no better value for ``--patience``.
+
+        All ranks must read this at the same place, because they agree on a signal here.
+        """
         training = self.training
-        return bool(self._signal.received) or self._is_out_of_patience() or training.step >= training.total_steps
+        return bool(self._signal.agree()) or self._is_out_of_patience() or training.step >= training.total_steps
 
     def due(self, every: int) -> bool:
         """Return whether something that happens each ``every`` steps must happen now; 0 is never."""
         return every > 0 and self.training.step % every == 0
 
     def stepped(self, loss: Tensor) -> None:
-        """Log the step that was made, where due; all ranks agree on a signal."""
+        """Log the step that was made, where due."""
         training = self.training
         training.unread.append(loss)
-        self._signal.agree()
         if self._trace is not None:
             self._trace.step()
         if training.step == self._total or self.due(self.config.log_every):
@@ -387,7 +389,7 @@ class Run:
     def end_epoch(self) -> None:
         """Evaluate where due, go to the next epoch if this one is complete, and save. After a signal, only save."""
         training, is_best = self.training, False
-        if not self._signal.received:
+        if not self._signal.agreed:
             if (self.config.eval_every == 0 or self.stopping) and self._evaluated_at != training.step:
                 is_best = self.evaluate()
             if not training.order.left():
@@ -396,7 +398,7 @@ class Run:
 
     def finish(self, *, draw: bool = True) -> Outcome:
         """Write the result of the run, and return it. Call this while the run is entered."""
-        training, stopped_by = self.training, self._signal.received
+        training, stopped_by = self.training, self._signal.agreed
         state_hash = training.state_hash()
         if stopped_by:
             self.say(f"{stopped_by}: saved after step {training.step}; to continue, pass `--resume`")
@@ -510,10 +512,13 @@ class Run:
 
 
 class Signal:
-    """Remember the first SIGTERM, SIGINT, or SIGUSR1 until it is closed; a second SIGINT interrupts at once."""
+    """Remember the first SIGTERM, SIGINT, or SIGUSR1 until it is closed; a second SIGINT interrupts at once.
+
+    ``agreed`` is the same on all ranks, whenever a signal arrives at which of them.
+    """
 
     def __init__(self) -> None:
-        self.received = ""
+        self.agreed, self._arrived = "", 0
         names = [name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]  # not all on Windows
         self._before = [(signal.Signals[name], signal.signal(signal.Signals[name], self._remember)) for name in names]
 
@@ -521,15 +526,16 @@ class Signal:
         for number, handler in self._before:
             signal.signal(number, handler)
 
-    def agree(self) -> None:
-        """Let a signal to one rank stop all ranks after the same step."""
-        number = distributed.largest(signal.Signals[self.received].value if self.received else 0)
-        self.received = signal.Signals(number).name if number else ""
+    def agree(self) -> str:
+        """Return the name of a signal that any rank received, or an empty string."""
+        number = distributed.largest(self._arrived)
+        self.agreed = signal.Signals(number).name if number else ""
+        return self.agreed
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
+        if self._arrived and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number).name
+        self._arrived = self._arrived or number
 
 
 def out_of_memory(training: Training, error: BaseException) -> ProjectError:

@@ -137,7 +137,8 @@ class Training:
         self.ema = optim.Ema(self.model, config.ema_decay) if config.ema_decay else None
         self.evaluated = self.ema.model if self.ema is not None else self.model
         self.best: float | None = None
-        self.worse = 0  # evaluations since the best one
+        self.best_loss = math.inf
+        self.worse = 0  # evaluations since the last better value
         self.step = 0
         self.samples = 0  # of all ranks, since the start of this process
         rank, ranks = distributed.rank(), distributed.ranks()
@@ -212,13 +213,15 @@ class Training:
         return tuple(map(self.on_device, batch)) if isinstance(batch, (tuple, list)) else batch
 
     def is_best(self, evaluation: dict[str, float]) -> bool:
-        """Return whether this is the best evaluation so far, and remember it if it is."""
+        """Return whether this is the best evaluation so far, and remember it if it is; of equal ones, by the loss."""
         if self.metric.name not in evaluation:
             message = f"the evaluation has no value `{self.metric.name}`; it has {', '.join(evaluation)}"
             raise ProjectError(message, hint="to select the best checkpoint by another, pass `--eval-metric NAME`")
-        value = evaluation[self.metric.name]
-        is_best = math.isfinite(value) and (self.best is None or not self.metric.stays_short(value, self.best))
-        self.best, self.worse = (value, 0) if is_best else (self.best, self.worse + 1)
+        value, loss = evaluation[self.metric.name], evaluation.get("loss", math.inf)
+        is_better = math.isfinite(value) and (self.best is None or not self.metric.stays_short(value, self.best))
+        self.worse = 0 if is_better else self.worse + 1
+        if is_best := is_better or (value == self.best and loss < self.best_loss):
+            self.best, self.best_loss = value, loss if math.isfinite(loss) else math.inf
         return is_best
 
     def state(self) -> dict[str, Any]:
@@ -236,6 +239,7 @@ class Training:
             "mean_loss": torch.stack(self.unread).cpu() if self.unread else torch.zeros(0),
             "ema": self.ema.state() if self.ema is not None else {},
             "best": self.best,
+            "best_loss": self.best_loss,
             "worse": self.worse,
             "config": echo(self.config),
             "about": self.data.about,
@@ -252,6 +256,7 @@ class Training:
         self.amp.load_state(state["amp"])
         self.order.epoch, self.order.position = state["epoch"], state["position"]
         self.step, self.best, self.worse = state["step"], state["best"], state["worse"]
+        self.best_loss = state.get("best_loss", math.inf)  # older checkpoints lack it
         self.unread = list(state["mean_loss"].to(self.device))
         if self.ema is not None:
             self.ema.model.load_state_dict({**state["model"], **state["ema"]})

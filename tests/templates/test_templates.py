@@ -115,7 +115,7 @@ FAULTS = {
             PREDICT,
         ),
         Fault("scaled by all rows", "data", "values[kept][~empty[kept]]", "values[~empty]", DATA),
-        Fault("unknown classes known", "data", "known.get(cell, UNKNOWN)", "known.get(cell, 1)", DATA),
+        Fault("unknown classes known", "data", "known.get(_class(cell), UNKNOWN)", "known.get(_class(cell), 1)", DATA),
         Fault(
             "empty cells not marked",
             "data",
@@ -130,7 +130,13 @@ FAULTS = {
             "numpy.where(empty, -1.0, (values",
             DATA,
         ),
-        Fault("words taken for numbers", "tables", "        if None in values:", "        if False:", DATA),
+        Fault(
+            "words taken for numbers",
+            "tables",
+            "            return None\n        values[cell] = value",
+            "            value = 0.0\n        values[cell] = value",
+            DATA,
+        ),
         Fault("one class", "data", "if len(labels) < 2:", "if False:", DATA),
         Fault("whole numbers are classes", "data", "or len(numpy.unique(column)) > MOST_CLASSES", "", DATA),
         Fault("short lines", "tables", "if set(map(len, rows)) - {len(names)}:", "if False:", DATA),

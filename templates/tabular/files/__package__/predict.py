@@ -18,7 +18,7 @@ from .engine.errors import exit_code
 from .engine.log import write_rows
 from .engine.options import Parser
 from .model import make_model
-from .tables import Table, csv_lines, read_table
+from .tables import TEXT, Table, csv_lines, read_table
 from .task import average
 
 ROWS_AT_ONCE = 4096
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="Compute on auto, cpu, cuda, cuda:1, or mps.")
     options = parser.parse_args(arguments)
     model, _, about = restore(options.run, Config, make_model)
-    table = read_table(options.file, about["encoding"])
+    table = read_table(options.file, about["encoding"], kinds=about["kinds"], separator=about["separator"])
     rows = predict(model.to(choose_device(options.device)), about, table, _raw_rows(options.file, table, about))
     write_rows(rows, options.output, as_json=options.json)
     return 0
@@ -70,7 +70,7 @@ def _count_unknown(about: dict[str, Any], classes: Tensor) -> None:
 def _raw_rows(path: Path, table: Table, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the cells of each row as they are in the file."""
     if path.suffix.lower() in (".parquet", ".pq"):
-        columns = {name: table.cells(name) for name in table.columns}
+        columns = read_table(path, about["encoding"], kinds=dict.fromkeys(table.columns, TEXT)).columns
         yield from (dict(zip(columns, cells)) for cells in zip(*columns.values()))
         return
     lines = csv_lines(path, about["encoding"])

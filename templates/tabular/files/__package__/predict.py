@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .data import UNKNOWN, encode
-from .engine.checkpoint import restore
+from .engine.checkpoint import output_file, restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
 from .engine.log import write_rows
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(program=f"python -m {__package__}.predict", description="Add predictions to a table.")
     parser.add_argument("run", type=Path, metavar="RUN", help="The directory of a run, or a model.pt.")
     parser.add_argument("file", type=Path, metavar="FILE", help="A CSV or Parquet file with the same columns.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write this CSV or JSONL file; stdout by default.")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="Write this CSV or JSONL file; stdout by default."
+    )
     parser.add_argument("--json", action="store_true", help="Write JSON lines instead of CSV.")
     parser.add_argument("--device", default="auto", help="Compute on auto, cpu, cuda, cuda:1, or mps.")
     options = parser.parse_args(arguments)

@@ -173,11 +173,18 @@ def test_columns_that_a_model_should_not_see_are_named(
     data = load_table(module, tmp_path, f"id,name,0.5,part,,y\n{rows}")
     assert "column 5" not in data.about["kinds"]
     told = capsys.readouterr().err
-    assert "column `id` numbers the rows, so a model may learn their order; to ignore it, pass `--ignore id`" in told
+    assert "column `id` numbers the rows, so a model may learn their order" in told
     assert "column `name` has 20 different words in 20 rows, such as `Ada 0`" in told
     assert "column `part` is read as words, although its cells are like the number" in told
     assert told.count("is read as column names, one of which is `0.5`") == 1
     assert data.about["labels"] == ["ja", "nein"]
+    hint = "hint: to ignore what the model should not see, pass `--ignore id,name,part`"
+    assert hint in told
+    data = load_table(module, tmp_path, f'"row, no",name,0.5,part,,y\n{rows}', ignore="name")
+    assert "pass `--ignore 'name,\"row, no\",part'`" in capsys.readouterr().err
+    data = load_table(module, tmp_path, f'"row, no",name,0.5,part,,y\n{rows}', ignore='name,"row, no",part')
+    assert list(data.about["kinds"]) == ["0.5"]
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_each_class_of_a_table_is_in_both_parts_and_a_single_one_is_for_training(
@@ -285,6 +292,50 @@ def test_masks_that_cannot_be_read_do_not_stop_the_weights_of_classes(module: Mo
     bad = data.load_data(config).train.pairs[0][1]
     bad.write_bytes(b"xx")
     assert data.load_data(config).about["counts"] == [1024, 1024]
+
+
+def test_masks_of_equal_names_are_different_files_and_no_image_is_replaced(module: Modules, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.jpg", "a.png", "b/a.jpg", "b/a-2.jpg", "B/c.jpg", "b/C.png")]
+    masks = module("segmentation", "predict").mask_files([*files, files[0]], tmp_path)
+    assert [masks[path].name for path in files] == ["a-2.png", "a-3.png", "a-4.png", "a-2-2.png", "c.png", "C-2.png"]
+
+
+def texts_of(module: Modules, path: Path, text: str) -> list[str]:
+    path.write_text(text, encoding="utf-8")
+    about = {"text_column": "text", "encoding": "utf-8-sig"}
+    return list(module("text-classification", "predict").texts_of(path, about))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "id,text\n1,good\n2\n", "line 3: `text` is no text"),
+        ("t.csv", "id,words\n1,good\n", "line 2 has no `text`; found `id`, `words`"),
+        ("t.jsonl", '{"text": "a"}\n{"words": "b"}\n', "line 2 has no `text`; found `words`"),
+        ("t.jsonl", '{"text": null}\n', "line 1: `text` is no text"),
+        ("t.jsonl", '{"text": "a"', "line 1 is not JSON"),
+        ("t.jsonl", "1\n", "line 1 is not an object"),
+    ],
+)
+def test_texts_that_cannot_be_predicted_are_named(
+    module: Modules, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(module("text-classification", "engine.errors").ProjectError, match=message):
+        texts_of(module, tmp_path / name, text)
+
+
+def test_texts_to_predict_are_those_of_the_training(module: Modules, tmp_path: Path) -> None:
+    assert texts_of(module, tmp_path / "t.csv", "id,text\n1,good \n2,\n") == ["good", ""]
+    assert texts_of(module, tmp_path / "t.jsonl", '{"text": 5}\n\n{"text": "a"}\n') == ["5", "a"]
+
+
+@pytest.mark.parametrize(("length", "hint"), [(5, "add more text"), (40, "to use shorter windows, pass `--context ")])
+def test_a_short_text_has_a_hint_that_helps(module: Modules, tmp_path: Path, length: int, hint: str) -> None:
+    (tmp_path / "t.txt").write_text("\n".join("x" * length), encoding="utf-8")
+    config = module("language-model", "config").Config(data=tmp_path / "t.txt", val_fraction=0.5)
+    with pytest.raises(module("language-model", "engine.errors").ProjectError) as failure:
+        module("language-model", "data").load_data(config)
+    assert failure.value.hint.startswith(hint)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def load_data(config: Config) -> Data:
     features, target = _choose_columns(table, config)
     labels = _labels(table, target, config)
     held_back, kept = split(table.rows, config.val_fraction, labels=labels, seed=config.split_seed)
-    _warn_about_columns(table, features)
+    _warn_about_columns(table, features, config)
     targets, about_target = _target(table, target, kept, labels)
     about = {**_about(table, features, kept, config), **about_target, "encoding": config.encoding}
     numbers, classes = encode(table, about)
@@ -110,26 +110,32 @@ def _is_blank(table: Table, name: str) -> bool:
     return name.startswith(UNNAMED) and all(map(is_empty, table.cells(name)))
 
 
-def _warn_about_columns(table: Table, features: Sequence[str]) -> None:
+def _warn_about_columns(table: Table, features: Sequence[str], config: Config) -> None:
     """Warn about columns that number the rows, or are read as words, although most rows differ or have numbers."""
+    found: dict[str, str] = {}
     for name in features:
         column = table.columns[name]
         if isinstance(column, list):
-            count = len(set(column))
-            if found := _with_unit(column):
-                _warn(f"column `{name}` is read as words, although its cells are like the number `{found}`", name)
-            elif 2 * count > table.rows and _is_words(column):
-                _warn(
-                    f"column `{name}` has {count} different words in {table.rows} rows, such as `{column[0][:40]}`",
-                    name,
-                )
+            count, is_words = len(set(column)), _is_words(column)
+            if cell := _with_unit(column):
+                found[name] = f"is read as words, although its cells are like the number `{cell}`"
+            elif 2 * count > table.rows and is_words:
+                found[name] = f"has {count} different words in {table.rows} rows, such as `{column[0][:40]}`"
         elif table.rows > 2 and (numpy.diff(column) == 1).all():
-            _warn(f"column `{name}` numbers the rows, so a model may learn their order", name)
+            found[name] = "numbers the rows, so a model may learn their order"
+    if found and distributed.rank() == 0:
+        for name, what in found.items():
+            print(f"warning: column `{name}` {what}", file=sys.stderr)
+        print(
+            f"hint: to ignore what the model should not see, pass `{_adding('ignore', config, *found)}`",
+            file=sys.stderr,
+        )
 
 
-def _warn(message: str, name: str) -> None:
-    if distributed.rank() == 0:
-        print(f"warning: {message}; to ignore it, pass `{as_option('ignore', name)}`", file=sys.stderr)
+def _adding(option: str, config: Config, *names: str) -> str:
+    """Return the option ``--ignore`` or ``--categorical`` with more names than it has."""
+    quoted = ['"{}"'.format(name.replace('"', '""')) if "," in name or '"' in name else name for name in names]
+    return as_option(option, ",".join(filter(None, [getattr(config, option), *quoted])))
 
 
 def _with_unit(column: Any) -> str:
@@ -170,8 +176,8 @@ def _number_hints(table: Table, name: str, *others: str) -> Sequence[str]:
 
 
 def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[str, Any]:
-    ignore = f"to ignore the column, pass `{as_option('ignore', ','.join([*words(config.ignore), name]))}`"
-    classes = f"to treat it as classes, pass `{as_option('categorical', ','.join([*words(config.categorical), name]))}`"
+    ignore = f"to ignore the column, pass `{_adding('ignore', config, name)}`"
+    classes = f"to treat it as classes, pass `{_adding('categorical', config, name)}`"
     values = table.numbers(name, hint=_number_hints(table, name, classes, ignore))
     empty = numpy.isnan(values)
     if empty.any() and config.missing == "error":

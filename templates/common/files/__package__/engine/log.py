@@ -11,7 +11,6 @@ import csv
 import functools
 import hashlib
 import json
-import math
 import platform
 import re
 import subprocess
@@ -48,9 +47,8 @@ class Metrics:
 
     def write(self, event: str, step: int, **values: Any) -> None:
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
-        nulls = {name: None for name, value in numbers.items() if not math.isfinite(value)}  # JSON has no NaN
         with naming(self._path):
-            self._file.write(json.dumps({"event": event, "step": step, **values, **nulls}) + "\n")
+            self._file.write(to_json({"event": event, "step": step, **values}) + "\n")
             self._file.flush()
         for report, _ in self._reports:
             report({f"{event}/{name}": value for name, value in numbers.items()}, step)
@@ -59,6 +57,11 @@ class Metrics:
         self._file.close()
         for _, close in self._reports:
             close()
+
+
+def to_json(value: Any, **settings: Any) -> str:
+    """Return JSON, in which what is not finite is null: it has neither NaN nor infinity."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None), **settings)
 
 
 def tensorboard(run_dir: Path, resumed_at: int | None) -> tuple[Report, Callable[[], None]]:
@@ -105,7 +108,7 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path | None, *, as_json: bo
         writer: Any = None
         for row in rows:
             if as_json:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(to_json(row, ensure_ascii=False) + "\n")
                 continue
             if writer is None:
                 writer = csv.DictWriter(file, list(row), lineterminator="\n")

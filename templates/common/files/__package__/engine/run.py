@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import signal
 import sys
@@ -274,11 +273,6 @@ class Training:
             )
         then, now = state["config"], echo(self.config)
         differing = [field for field in dataclasses.fields(self.config) if then.get(field.name) != now[field.name]]
-        if names := [field.name for field in differing if field.metadata["resume"] == "same"]:
-            found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in names)
-            options = " ".join(as_option(name, then.get(name)) for name in names).strip()
-            hint = f"to resume it, pass `{options}`" if options else "to resume it, omit them"
-            raise ProjectError(f"cannot resume with other options: {found}", hint=(hint, OTHER_RUN))
         then = {**then, "precision": state["precision"], "processes": len(state["random"])}
         now = {**now, "precision": self.amp.precision.name, "processes": distributed.ranks()}
         names = [field.name for field in differing if field.metadata["resume"] == "changes"]
@@ -286,6 +280,11 @@ class Training:
         if names:
             changes = ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names)
             say(f"no longer bit-identical to the run before: {changes}")
+        if names := [field.name for field in differing if field.metadata["resume"] == "same"]:
+            found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in names)
+            options = " ".join(as_option(name, then.get(name)) for name in names).strip()
+            hint = f"to resume it, pass `{options}`" if options else "to resume it, omit them"
+            raise ProjectError(f"cannot resume with other options: {found}", hint=(hint, OTHER_RUN))
 
     def state_hash(self) -> str:
         """Return the SHA-256 of weights and buffers, which is equal for bit-identical runs."""
@@ -414,7 +413,9 @@ class Run:
             if draw and distributed.rank() == 0:
                 for line in (*training.show(), log.draw_curves(self.config.run_dir)):
                     self.say(line)
-            if self._is_out_of_patience():
+            if training.best is None:
+                self.say(f"no best model: `{training.metric.name}` was not finite in any evaluation")
+            elif self._is_out_of_patience():
                 stopped_by, best = "patience", f"{training.metric.name} than {training.best:.4f}"
                 self.say(f"stopped: no better {best} in {training.worse} evaluations")
         return Outcome(
@@ -498,7 +499,7 @@ class Run:
         if distributed.rank() == 0:
             about = {"config": echo(self.config), "precision": self.training.amp.precision.name}
             content = {**about, **log.environment(self.training.device), **ending}
-            checkpoint.write_text(self.config.run_dir / "run.json", json.dumps(content, indent=2) + "\n")
+            checkpoint.write_text(self.config.run_dir / "run.json", log.to_json(content, indent=2) + "\n")
 
     def _profiler(self) -> profile:
         """Return a profiler that records ``--profile`` steps for Perfetto after three others, in which caches fill."""

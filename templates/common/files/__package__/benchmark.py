@@ -7,7 +7,6 @@ table, and writes ``benchmark.json`` and ``benchmark.png`` into the run director
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from .config import Config
 from .engine import compat
-from .engine.checkpoint import output_file, restore, write_aside
+from .engine.checkpoint import restore, write_aside
 from .engine.errors import ProjectError, exit_code, library
 from .engine.options import Parser
 from .model import example_inputs, make_model
+from .output import output_file
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 TOLERANCE = 1e-3  # largest difference of an output, relative to the largest output

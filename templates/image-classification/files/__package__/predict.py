@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from .config import Config
-from .engine.checkpoint import output_file, restore
+from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .images import as_float, decode_each, named_files, square
 from .model import make_model
+from .output import output_file, write_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 
 from .config import Config
-from .engine.checkpoint import output_file, restore
+from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .model import GPT, make_model
+from .output import output_file, write_rows
 from .texts import open_tokenizer
 
 

@@ -17,10 +17,10 @@ from .config import Config
 from .engine.checkpoint import make_run_dir, restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .images import as_float, decode_each, named_files, pixels
 from .model import make_model
+from .output import write_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

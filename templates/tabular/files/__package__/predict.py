@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from .config import Config
 from .data import UNKNOWN, encode
-from .engine.checkpoint import output_file, restore
+from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .model import make_model
+from .output import output_file, write_rows
 from .tables import TEXT, Table, csv_lines, read_table
 from .task import average
 

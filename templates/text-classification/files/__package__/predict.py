@@ -13,12 +13,12 @@ from torch import nn
 
 from .config import Config
 from .data import as_text, encoder, pad_batch, records
-from .engine.checkpoint import output_file, restore
+from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import ProjectError, exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .model import make_model
+from .output import output_file, write_rows
 from .tables import read_text
 
 TEXTS_AT_ONCE = 256

@@ -158,12 +158,6 @@ def make_run_dir(folder: Path, *, kind: str = "run directory", option: str = "--
         raise ProjectError(message, hint=f"to use another directory, pass `{option}`") from error
 
 
-def output_file(text: str) -> Path:
-    """Return the path of ``--output``, in a directory that exists or is created."""
-    make_run_dir(Path(text).parent, kind="directory", option="--output FILE")
-    return Path(text)
-
-
 def random_state(*, cuda: bool = True) -> dict[str, Any]:
     """Return the state of every global random generator, in types that ``weights_only`` loading accepts."""
     version, words, gauss = random.getstate()

@@ -37,8 +37,7 @@ class UnsupportedError(ProjectError):
 def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
     """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C.
 
-    ``resumable``: the command accepts ``--resume``. Others end like usual tools if what reads their output, such as
-    ``head``, has enough of it.
+    ``resumable``: the command accepts ``--resume``.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -47,23 +46,24 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
         finally:
             print(end="", flush=True)  # here, so that an error of stdout is reported
     except (ProjectError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and not resumable:
-            _drop_output()
-            return 141  # 128 + SIGPIPE
         failure = error if isinstance(error, ProjectError) else _failure(error, CONTINUE if resumable else "")
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all ranks
             print("interrupted", file=sys.stderr)
         return 130
+    if failure is None:
+        return 141  # 128 + SIGPIPE
     print(f"error: {failure}", file=sys.stderr)
     return 1
 
 
-def _failure(error: OSError, more: str) -> ProjectError:
-    """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
+def _failure(error: OSError, more: str) -> ProjectError | None:
+    """Return what to report, if anything; raise ``error`` again if it is more likely a mistake in the code."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE) and not error.filename:  # files are named
-        _drop_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left in the buffer when it exits
+        if error.errno == errno.EPIPE and not more:  # `head` has enough, which other tools don't report either
+            return None
         return ProjectError(f"cannot write to stdout: {reason}", hint="redirect stdout to a file on a disk with space")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ProjectError(f"cannot write `{error.filename}`: {reason}", hint=f"free some disk space{more}")
@@ -72,10 +72,6 @@ def _failure(error: OSError, more: str) -> ProjectError:
     if error.filename is None or isinstance(error, FileNotFoundError):
         raise error
     return ProjectError(f"cannot access `{error.filename}`: {reason}", hint="check its type, owner, and permissions")
-
-
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left in the buffer when it exits
 
 
 @contextlib.contextmanager

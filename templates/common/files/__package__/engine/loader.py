@@ -137,11 +137,7 @@ class Order(Sampler[Draw]):
 
 
 class MicroBatches(Dataset[Any]):
-    """A dataset of complete micro-batches: ``micro_batches[draw]``.
-
-    Every rank must call the model in each of them, also if it has no share or no sample of its share can be read. In an
-    evaluation, such a batch is empty. In training, it has the next sample that can be read.
-    """
+    """A dataset of complete micro-batches: ``micro_batches[draw]``. Every rank must call the model in each of them."""
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], *, may_be_empty: bool) -> None:
         self.dataset, self.collate, self.may_be_empty = dataset, collate, may_be_empty

@@ -7,7 +7,6 @@ In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
 import json
@@ -16,7 +15,7 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,21 +98,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         for text in path.read_text(encoding="utf-8").splitlines():
             lines.append(json.loads(text))
     return lines
-
-
-def write_rows(rows: Iterable[dict[str, Any]], path: Path | None, *, as_json: bool) -> None:
-    """Write rows as CSV, or as JSON lines (also for ``.jsonl``), as they come."""
-    as_json = as_json or (path is not None and path.suffix in (".jsonl", ".json"))
-    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8", newline="") as file:
-        writer: Any = None
-        for row in rows:
-            if as_json:
-                file.write(to_json(row, ensure_ascii=False) + "\n")
-                continue
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
 
 
 def pyplot() -> Any:

@@ -277,8 +277,7 @@ class Training:
         now = {**now, "precision": self.amp.precision.name, "processes": distributed.ranks()}
         names = [field.name for field in differing if field.metadata["resume"] == "changes"]
         names += [name for name in ("precision", "processes") if then[name] != now[name]]
-        if names:
-            changes = ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names)
+        if changes := ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names):
             say(f"no longer bit-identical to the run before: {changes}")
         if names := [field.name for field in differing if field.metadata["resume"] == "same"]:
             found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in names)
@@ -342,10 +341,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether the loop must end: all steps are done, a signal arrived, or no better value for ``--patience``.
-
-        All ranks must read this at the same place, because they agree on a signal here.
-        """
+        """Whether all ranks, which agree here, must end: by the steps, a signal, or ``--patience``."""
         training = self.training
         return bool(self._signal.agree()) or self._is_out_of_patience() or training.step >= training.total_steps
 
@@ -518,10 +514,7 @@ class Run:
 
 
 class Signal:
-    """Remember the first SIGTERM, SIGINT, or SIGUSR1 until it is closed; a second SIGINT interrupts at once.
-
-    ``agreed`` is the same on all ranks, whenever a signal arrives at which of them.
-    """
+    """Remember the first SIGTERM, SIGINT, or SIGUSR1 until it is closed; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.agreed, self._arrived = "", 0
@@ -533,7 +526,7 @@ class Signal:
             signal.signal(number, handler)
 
     def agree(self) -> str:
-        """Return the name of a signal that any rank received, or an empty string."""
+        """Return the name of a signal that any rank received, the same on all of them, or an empty string."""
         number = distributed.largest(self._arrived)
         self.agreed = signal.Signals(number).name if number else ""
         return self.agreed

@@ -123,7 +123,7 @@ class Observer(TorchDispatchMode):
     def __init__(self, training: Training) -> None:
         cast(Any, super()).__init__()  # has no annotations
         self.training = training
-        self.flops: Counter[torch.dtype] = Counter()  # of training steps, by the dtype of the result, after all casts
+        self.flops: Counter[torch.dtype] = Counter()  # by the dtype of the result, after all casts
         self.train_rows: Counter[int] = Counter()  # how often the model saw a sample, by its hash
         self.val_rows: Counter[int] = Counter()
         self.not_evaluating = 0  # calls without gradients of a model that is not completely in evaluation mode
@@ -133,7 +133,6 @@ class Observer(TorchDispatchMode):
         self.stale = 0  # micro-batches that start with gradients
         self.idle = 0  # steps that change no weight
         self._sum = 0.0
-        self._is_stepping = False
         self._start = [parameter.detach().clone() for parameter in training.model.parameters()]
         for model in {training.model, training.evaluated}:
             model.register_forward_pre_hook(self._before)
@@ -145,7 +144,7 @@ class Observer(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         several = isinstance(result, (tuple, list))
         first = next((each for each in result if each is not None), None) if several else result
-        if self._is_stepping and isinstance(first, Tensor):
+        if isinstance(first, Tensor):
             tensors = [each for each in args if isinstance(each, Tensor)]
             self.flops[first.dtype] += flops_of(str(function), tensors, first)
         return result
@@ -157,8 +156,7 @@ class Observer(TorchDispatchMode):
 
     def _before(self, model: Any, inputs: tuple[Any, ...]) -> None:
         rows = self.train_rows if torch.is_grad_enabled() else self.val_rows
-        self._is_stepping = torch.is_grad_enabled()
-        if self._is_stepping:
+        if torch.is_grad_enabled():
             self.stale += any(bool(gradient.any()) for gradient in self._gradients())
         else:
             self.not_evaluating += any(module.training for module in model.modules())
@@ -182,7 +180,6 @@ class Observer(TorchDispatchMode):
         self.norms.append(math.hypot(*(float(gradient.float().norm()) for gradient in self._gradients())))
 
     def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._is_stepping = False
         before = self._sum
         self._sum = float(sum(each.detach().double().sum() for each in self.training.model.parameters()))
         self.idle += self._sum == before

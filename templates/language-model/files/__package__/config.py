@@ -9,7 +9,6 @@ from .engine.options import PRECISIONS, TrainOptions, default, option, require
 from .layers import SIZES
 from .texts import BYTES, HUGGING_FACE, TIKTOKEN
 
-
 LEAST_CONTEXT = 8
 
 

@@ -35,10 +35,7 @@ class UnsupportedError(ProjectError):
 
 
 def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
-    """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C.
-
-    ``resumable``: the command accepts ``--resume``.
-    """
+    """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:

@@ -206,3 +206,27 @@ def test_missing_file_that_no_option_names_keeps_its_traceback(project: Path) ->
     done = run(project, "-c", FAILING, "missing", "own_code.txt")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+NOWHERE = (
+    "error: cannot create the directory `{0}`: File exists\n\nhint: to use another directory, pass `--output {1}`\n"
+)
+
+
+@pytest.mark.slow
+def test_output_goes_into_a_new_directory_or_is_an_error(project: Path, tmp_path: Path) -> None:
+    short = ("--max-steps", "1", "--run-dir", "runs/short", "--device", "cpu")
+    assert run(project, "-m", f"{PACKAGE}.train", *short).returncode == 0
+    image_module = pytest.importorskip("PIL.Image")
+    image_module.new("L", (8, 8)).save(tmp_path / "a.png")
+    predict = ("-m", f"{PACKAGE}.predict", "runs/short", str(tmp_path / "a.png"), "--device", "cpu")
+    for command in (predict, ("-m", f"{PACKAGE}.export", "runs/short")):
+        done = run(project, *command, "--output", str(tmp_path / "a.png/x"))
+        assert (done.returncode, done.stderr) == (1, NOWHERE.format(tmp_path / "a.png", "FILE"))
+        assert run(project, *command, "--output", str(tmp_path / "new/x")).returncode == 0
+        assert (tmp_path / "new/x").stat().st_size > 10
+        assert "cannot access" in run(project, *command, "--output", str(tmp_path)).stderr
+    code = f"import os, sys; from {PACKAGE} import predict; from {PACKAGE}.engine.errors import exit_code\n"
+    code += "out, into = os.pipe(); os.close(out); os.dup2(into, 1); sys.exit(exit_code(predict.main))"
+    done = run(project, "-c", code, *predict[2:])
+    assert (done.returncode, done.stderr) == (141, "")

@@ -173,7 +173,7 @@ FAULTS = (
         RESUME,
     ),
     Fault("lines repeated after resuming", "engine/log", "<= resumed_at]", "<= 10**9]", LOG),
-    Fault("NaN in the lines", "engine/log", "**values, **nulls", "**values", LOG),
+    Fault("NaN in the lines", "engine/log", "parse_constant=lambda name: None", "parse_constant=float", LOG),
     Fault(
         "command line loses to the file",
         "engine/options",

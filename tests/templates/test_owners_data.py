@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -48,9 +49,25 @@ def columns_of(module: Modules, folder: Path, text: str) -> dict[str, Any]:
         ("sep=;\na;b\n1;2\n", {"a": [1.0], "b": [2.0]}),
         ("a|b\n1|2\n", {"a": [1.0], "b": [2.0]}),
         ("a;b\n1,5;1.234,5\n2;7\n", {"a": [1.5, 2.0], "b": [1234.5, 7.0]}),
-        ("\n,a,\n0,1,\n1,3,\n", {"column 1": [0.0, 1.0], "a": [1.0, 3.0]}),
-        ('a,b\n"1,000",x\n', {"a": ["1,000"], "b": ["x"]}),
+        ('a,b\n"1,000",x\n"1,234.5",y\n', {"a": [1000.0, 1234.5], "b": ["x", "y"]}),
         ("a\n2024-13-01\n", {"a": ["2024-13-01"]}),
+        ("a\n1.234\n", {"a": [1.234]}),
+        ('a,b\n"1,5",1\n"0,123",2\n', {"a": [1.5, 0.123], "b": [1.0, 2.0]}),
+        ("a\tb\n1,5\t2\n7\t3\n", {"a": [1.5, 7.0], "b": [2.0, 3.0]}),
+        ("a;b\n1.234;199\n199,50;1\n", {"a": [1234.0, 199.5], "b": [199.0, 1.0]}),
+        ("a;b\n1.234;1,5\n999;2\n", {"a": [1234.0, 999.0], "b": [1.5, 2.0]}),
+        ("a;b\n45.000;1,5\n52.000;2\n", {"a": [45000.0, 52000.0], "b": [1.5, 2.0]}),
+        ("a;b\n1.234;1.5\n999;2\n", {"a": [1.234, 999.0], "b": [1.5, 2.0]}),
+        ("a;b\n1,234;1.5\n999;2\n", {"a": [1234.0, 999.0], "b": [1.5, 2.0]}),
+        ("a;b\n1.234;x\n999;y\n", {"a": ["1.234", "999"], "b": ["x", "y"]}),
+        ("a;b\n0.234;x\n1.999;y\n", {"a": [0.234, 1.999], "b": ["x", "y"]}),
+        ("a;b\n1.5;x\n1,5;y\n", {"a": ["1.5", "1,5"], "b": ["x", "y"]}),
+        (
+            "price, EUR;area, m2;y\n1,5;2,5;x\n7,5;8,5;y\n",
+            {"price, EUR": [1.5, 7.5], "area, m2": [2.5, 8.5], "y": ["x", "y"]},
+        ),
+        ('"a, b, c";"d, e"\n1;2\n', {"a, b, c": [1.0], "d, e": [2.0]}),
+        ("a,b; c,y\n1,2,x\n3,4,y\n", {"a": [1.0, 3.0], "b; c": [2.0, 4.0], "y": ["x", "y"]}),
     ],
 )
 def test_table_is_read_as_programs_save_it(
@@ -61,11 +78,86 @@ def test_table_is_read_as_programs_save_it(
 
 @pytest.mark.parametrize("cell", ["007", "1_0", "inf", " 2 ", "NA", "1e400", "x y", "0x1", "", "#1"])
 def test_a_cell_means_the_same_with_and_without_quotes_in_the_file(module: Modules, tmp_path: Path, cell: str) -> None:
-    """Lines without quotes are read by numpy, the others by ``csv``; this one is behind the first chunk of lines."""
+    """Numpy reads lines, and ``csv`` those with a quote that numpy may misread; the cell is behind the first chunk."""
     rows = "".join(f"{row},{row}.5,{'NA' if row % 7 == 0 else row}\n" for row in range(20_001))
-    fast, careful = (columns_of(module, tmp_path, f"{name},b,c\n{rows}{cell},2,3\n") for name in ("a", '"a"'))
-    assert repr(fast) == repr(careful)
+    heads = ("a,b,c", '"a",b,c', 'a,b,c\n"1\n",2,3')
+    fast, quoted, careful = (columns_of(module, tmp_path, f"{head}\n{rows}{cell},2,3\n") for head in heads)
+    assert repr(fast) == repr(quoted) == repr({name: column[1:] for name, column in careful.items()})
     assert isinstance(fast["b"][0], float)
+
+
+ROWS = """\
+zip;country;day;size;price;code;amount;y
+01234;NA;2024-01-02;1.50;1.234;1;999;a
+K1A;US;2024-02-03;2.00;199,50;2;5;b
+00777;DE;;XL;7;3;7;a
+A1;NA;2024-01-02;1.5;12,5;2.0;1.000;b
+"""
+
+
+def encoded(module: Modules, folder: Path, about: dict[str, Any], text: str) -> list[list[float]]:
+    data, tables = (module("tabular", name) for name in ("data", "tables"))
+    (folder / "n.csv").write_text(text, encoding="utf-8")
+    table = tables.read_table(folder / "n.csv", "utf-8-sig", kinds=about["kinds"], separator=about["separator"])
+    numbers, classes = data.encode(table, about)
+    return torch.cat([numbers, classes.float()], dim=1).tolist()  # type: ignore[no-any-return]
+
+
+def test_a_row_means_the_same_alone_and_in_another_file(module: Modules, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"categorical": "zip,size,code", "missing": "mean", "val_fraction": 0.1}
+    about = load_table(module, tmp_path, ROWS + ROWS.partition("\n")[2] * 4, **settings).about
+    head, *rows = ROWS.splitlines()
+    together = encoded(module, tmp_path, about, ROWS)
+    assert [encoded(module, tmp_path, about, f"{head}\n{row}\n")[0] for row in rows] == together
+    assert 0.0 not in [value for row in together for value in row[-4:]]  # none of the classes is unknown
+    floats = rows[1].replace("2;5", "2.0;5")
+    assert encoded(module, tmp_path, about, f"{head}\n{floats}\n") == [together[1]]
+    commas = [row.replace(",", ".").replace("1.234", "1234").replace("1.000", "1000").replace(";", ",") for row in rows]
+    assert encoded(module, tmp_path, about, "\n".join([head.replace(";", ","), *commas])) == together
+    error = module("tabular", "engine.errors").ProjectError
+    for old, new in (("2024-01-02", "45292"), ("12,5", "12.5"), ("1.000", "1000.5")):
+        with pytest.raises(error, match=f"expected a (date|number), found `{new}`"):
+            encoded(module, tmp_path, about, f"{head}\n{rows[-1].replace(old, new)}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            ["a;y", "1.234;x", "999;y", "1;x", "1;y"],
+            {},
+            "line 2 .* `1.234`, which is 1234 or 1.234\n\n.*`--decimal point`; .*`--decimal comma`",
+        ),
+        (["a;y", "x;271,656", "y;999"], {}, "`271,656`, which is 271.656 or 271656\n\nhint: .*`--decimal point`"),
+        (
+            ["n,zip,y", '"1\n2",01234,x', '"1\n2",7,y', '"1\n2",K1A,x', "1,2,y"],
+            {},
+            "`zip`, line 6 .* `K1A`\n\n.*`--categorical zip`",
+        ),
+        (["a,y", "1,$5", "2,$6", "3,$7"], {}, "has 3 classes in 3 rows\n\nhint: write `[$].`"),
+        (["a,y", "1,$5", "2,$6"], {"task": "regression"}, "expected a number, found `[$]5`\n\nhint: write `[$].`"),
+        (["a,y", "1,x", "2,z"], {"task": "regression"}, "found `x`\n\nhint: to predict another column"),
+        (
+            ["a,y", "1,x", "2,z", "3,w"],
+            {},
+            "3 classes in 3 rows\n\nhint: to predict another column, pass `--target NAME`$",
+        ),
+    ],
+)
+def test_numbers_that_are_unclear_have_a_hint_that_helps(
+    module: Modules, tmp_path: Path, text: list[str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(module("tabular", "engine.errors").ProjectError) as failure:
+        load_table(module, tmp_path, "\n".join(text) + "\n", **options)
+    assert re.search(message, str(failure.value))
+
+
+@pytest.mark.parametrize(("decimal", "expected"), [("point", [1.234, 1234.0]), ("comma", [1234.0, 1.234])])
+def test_the_decimal_mark_can_be_named(module: Modules, tmp_path: Path, decimal: str, expected: list[float]) -> None:
+    rows = "1.234;1,234;x\n1.234;1,234;y\n" * 4
+    about = load_table(module, tmp_path, f"a;b;y\n{rows}", decimal=decimal).about
+    assert [column["mean"] for column in about["numeric"]] == expected
+    assert about["kinds"] == dict.fromkeys("ab", {"point": ".", "comma": ","}[decimal])
 
 
 def load_table(module: Modules, folder: Path, text: str, **options: Any) -> Any:
@@ -77,13 +169,22 @@ def load_table(module: Modules, folder: Path, text: str, **options: Any) -> Any:
 def test_columns_that_a_model_should_not_see_are_named(
     module: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = "".join(f"{row},Ada {row},{row % 3}.5,{'ja ' if row % 2 else 'nein'}\n" for row in range(20))
-    data = load_table(module, tmp_path, f"id,name,0.5,y\n{rows}")
+    rows = "".join(f"{row},Ada {row},{row % 3}.5,{row % 3} %,,{'ja ' if row % 2 else 'nein'}\n" for row in range(20))
+    data = load_table(module, tmp_path, f"id,name,0.5,part,,y\n{rows}")
+    assert "column 5" not in data.about["kinds"]
     told = capsys.readouterr().err
-    assert "column `id` numbers the rows, so a model may learn their order; to ignore it, pass `--ignore id`" in told
+    assert "column `id` numbers the rows, so a model may learn their order" in told
     assert "column `name` has 20 different words in 20 rows, such as `Ada 0`" in told
+    assert "column `part` is read as words, although its cells are like the number" in told
     assert told.count("is read as column names, one of which is `0.5`") == 1
     assert data.about["labels"] == ["ja", "nein"]
+    hint = "hint: to ignore what the model should not see, pass `--ignore id,name,part`"
+    assert hint in told
+    data = load_table(module, tmp_path, f'"row, no",name,0.5,part,,y\n{rows}', ignore="name")
+    assert "pass `--ignore 'name,\"row, no\",part'`" in capsys.readouterr().err
+    data = load_table(module, tmp_path, f'"row, no",name,0.5,part,,y\n{rows}', ignore='name,"row, no",part')
+    assert list(data.about["kinds"]) == ["0.5"]
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_each_class_of_a_table_is_in_both_parts_and_a_single_one_is_for_training(
@@ -180,6 +281,61 @@ def test_masks_of_usual_kinds_are_read(
     config = module("segmentation", "config").Config(data=tmp_path / "d", crop=32, random_crop=False)
     data = module("segmentation", "data").load_data(config)
     assert set(data.train[0][1].unique().tolist()) == expected
+
+
+def test_masks_that_cannot_be_read_do_not_stop_the_weights_of_classes(module: Modules, tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / "images" / f"{number}.png", numpy.full((32, 32, 3), 9, dtype="uint8"))
+        write_image(tmp_path / "masks" / f"{number}.png", numpy.resize(numpy.array([0, 1], dtype="uint8"), (32, 32)))
+    config = module("segmentation", "config").Config(data=tmp_path, crop=32, class_weights=True)
+    data = module("segmentation", "data")
+    bad = data.load_data(config).train.pairs[0][1]
+    bad.write_bytes(b"xx")
+    assert data.load_data(config).about["counts"] == [1024, 1024]
+
+
+def test_masks_of_equal_names_are_different_files_and_no_image_is_replaced(module: Modules, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.jpg", "a.png", "b/a.jpg", "b/a-2.jpg", "B/c.jpg", "b/C.png")]
+    masks = module("segmentation", "predict").mask_files([*files, files[0]], tmp_path)
+    assert [masks[path].name for path in files] == ["a-2.png", "a-3.png", "a-4.png", "a-2-2.png", "c.png", "C-2.png"]
+
+
+def texts_of(module: Modules, path: Path, text: str) -> list[str]:
+    path.write_text(text, encoding="utf-8")
+    about = {"text_column": "text", "encoding": "utf-8-sig"}
+    return list(module("text-classification", "predict").texts_of(path, about))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "id,text\n1,good\n2\n", "line 3: `text` is no text"),
+        ("t.csv", "id,words\n1,good\n", "line 2 has no `text`; found `id`, `words`"),
+        ("t.jsonl", '{"text": "a"}\n{"words": "b"}\n', "line 2 has no `text`; found `words`"),
+        ("t.jsonl", '{"text": null}\n', "line 1: `text` is no text"),
+        ("t.jsonl", '{"text": "a"', "line 1 is not JSON"),
+        ("t.jsonl", "1\n", "line 1 is not an object"),
+    ],
+)
+def test_texts_that_cannot_be_predicted_are_named(
+    module: Modules, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(module("text-classification", "engine.errors").ProjectError, match=message):
+        texts_of(module, tmp_path / name, text)
+
+
+def test_texts_to_predict_are_those_of_the_training(module: Modules, tmp_path: Path) -> None:
+    assert texts_of(module, tmp_path / "t.csv", "id,text\n1,good \n2,\n") == ["good", ""]
+    assert texts_of(module, tmp_path / "t.jsonl", '{"text": 5}\n\n{"text": "a"}\n') == ["5", "a"]
+
+
+@pytest.mark.parametrize(("length", "hint"), [(5, "add more text"), (40, "to use shorter windows, pass `--context ")])
+def test_a_short_text_has_a_hint_that_helps(module: Modules, tmp_path: Path, length: int, hint: str) -> None:
+    (tmp_path / "t.txt").write_text("\n".join("x" * length), encoding="utf-8")
+    config = module("language-model", "config").Config(data=tmp_path / "t.txt", val_fraction=0.5)
+    with pytest.raises(module("language-model", "engine.errors").ProjectError) as failure:
+        module("language-model", "data").load_data(config)
+    assert failure.value.hint.startswith(hint)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ table, and writes ``benchmark.json`` and ``benchmark.png`` into the run director
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from .engine.amp import Batch
 from .engine.checkpoint import make_run_dir, write_text
 from .engine.device import prepare
 from .engine.errors import UnsupportedError, exit_code
-from .engine.log import pyplot, save_figure
+from .engine.log import pyplot, save_figure, to_json
 from .engine.options import Parser, add_options, config_of
 from .engine.run import Training
 
@@ -181,7 +180,7 @@ def line(row: Row) -> str:
 
 def write(folder: Path, rows: Sequence[Row], sentence: str) -> None:
     content = {"schema": 2, "torch": torch.__version__, "rows": [asdict(row) for row in rows], "verdict": sentence}
-    write_text(folder / "benchmark.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "benchmark.json", to_json(content, indent=2) + "\n")
     plot = pyplot()
     there = [row for row in rows if not row.absent]
     if plot is None or not there:

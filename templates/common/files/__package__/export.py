@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from .config import Config
 from .engine import compat
-from .engine.checkpoint import restore
+from .engine.checkpoint import restore, write_aside
 from .engine.errors import ProjectError, exit_code, library
 from .engine.options import Parser
 from .model import example_inputs, make_model
+from .output import output_file
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 TOLERANCE = 1e-3  # largest difference of an output, relative to the largest output
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(program=f"python -m {__package__}.export", description="Export a trained model and compare it.")
     parser.add_argument("run", type=Path, metavar="RUN", help="The directory of a run, or a model.pt.")
     parser.add_argument("--format", choices=tuple(SUFFIXES), default="torch", help="Write this format.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write this file; by default into the run.")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="Write this file; by default into the run.")
     options = parser.parse_args(arguments)
     model, config, about = restore(options.run, Config, make_model)
     folder = options.run if options.run.is_dir() else options.run.parent
@@ -59,7 +60,7 @@ def to_torch(model: nn.Module, inputs: Inputs, path: Path, _: Callable[[], nn.Mo
         raise ProjectError(f"`--format torch` requires torch 2.5 or later, found {torch.__version__}")
     batch = torch.export.Dim("batch", max=1 << 16)
     program = torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
-    torch.export.save(program, path)
+    write_aside(path, lambda file: torch.export.save(program, file))
     loaded: Callable[..., Tensor] = torch.export.load(path).module()
     return loaded
 
@@ -86,7 +87,8 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path, _: Callable[[], nn.Mod
 def to_safetensors(model: nn.Module, _: Inputs, path: Path, make: Callable[[], nn.Module]) -> Callable[..., Tensor]:
     """Write the weights only; the model is made by ``model.py``."""
     files = library("safetensors.torch", "`--format safetensors`")
-    files.save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    content = files.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    write_aside(path, lambda file: file.write(content))
     again = make().eval()
     again.load_state_dict(files.load_file(path))
     return again

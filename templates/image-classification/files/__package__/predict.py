@@ -14,10 +14,10 @@ from .config import Config
 from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .images import as_float, decode_each, named_files, square
 from .model import make_model
+from .output import output_file, write_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="The directory of a run, or a model.pt.")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Images, or directories of images.")
     parser.add_argument("--top-k", type=int, default=1, help="List this many classes for each image.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write this CSV or JSONL file; stdout by default.")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="Write this CSV or JSONL file; stdout by default."
+    )
     parser.add_argument("--json", action="store_true", help="Write JSON lines instead of CSV.")
     parser.add_argument("--device", default="auto", help="Compute on auto, cpu, cuda, cuda:1, or mps.")
     options = parser.parse_args(arguments)

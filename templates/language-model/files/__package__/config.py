@@ -9,6 +9,8 @@ from .engine.options import PRECISIONS, TrainOptions, default, option, require
 from .layers import SIZES
 from .texts import BYTES, HUGGING_FACE, TIKTOKEN
 
+LEAST_CONTEXT = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrainOptions):
@@ -37,5 +39,5 @@ class Config(TrainOptions):
         super().__post_init__()
         require(0 < self.val_fraction < 1, f"--val-fraction must be between 0 and 1, got {self.val_fraction}")
         require(self.val_windows >= 0, f"--val-windows must not be negative, got {self.val_windows}")
-        require(self.context >= 8, f"--context must be at least 8, got {self.context}")
+        require(self.context >= LEAST_CONTEXT, f"--context must be at least {LEAST_CONTEXT}, got {self.context}")
         require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, got {self.dropout}")

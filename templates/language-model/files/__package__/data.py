@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .config import Config
+from .config import LEAST_CONTEXT, Config
 from .engine import distributed
 from .engine.checkpoint import write_aside
 from .engine.errors import ProjectError, library
@@ -76,10 +76,11 @@ def load_data(config: Config) -> Data:
     windows = [Windows(parts[0], config.context), Windows(parts[1], config.context, config.val_windows)]
     for name, each in zip(("training", "validation"), windows):
         if not len(each):
+            shorter = [f"to use shorter windows, pass `--context {each.tokens - 1}`"] * (each.tokens > LEAST_CONTEXT)
             raise ProjectError(
                 f"the {name} text has {each.tokens} tokens, but `--context {config.context}` requires at least "
                 f"{config.context + 1}",
-                hint=("to use shorter windows, pass `--context COUNT`", "add more text"),
+                hint=(*shorter, "add more text"),
             )
     size = sum(len(text) + 1 for text in validation)  # the end of a document is one byte
     return Data(

@@ -13,9 +13,9 @@ from .config import Config
 from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .model import GPT, make_model
+from .output import output_file, write_rows
 from .texts import open_tokenizer
 
 
@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.8, help="Lower values select likelier tokens.")
     parser.add_argument("--top-k", type=int, default=50, help="Choose among this many of the likeliest tokens.")
     parser.add_argument("--seed", type=int, default=0, help="Seed the random choices with this number.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write this CSV or JSONL file; stdout by default.")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="Write this CSV or JSONL file; stdout by default."
+    )
     parser.add_argument("--json", action="store_true", help="Write JSON lines instead of text.")
     parser.add_argument("--device", default="auto", help="Compute on auto, cpu, cuda, cuda:1, or mps.")
     options = parser.parse_args(arguments)

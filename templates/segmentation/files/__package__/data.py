@@ -6,7 +6,7 @@ Each pixel of a mask is a class number, or ``IGNORED`` for pixels that training 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,10 +87,10 @@ def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> Tensors:
     return Tensors(cut[0].unsqueeze(1), cut[1])
 
 
-def pixel_counts(masks: Sequence[Tensor], classes: int) -> Tensor:
+def pixel_counts(masks: Iterable[Tensor], classes: int) -> Tensor:
     """Return the number of pixels of each class."""
-    counts = [torch.bincount(mask.flatten()[mask.flatten() != IGNORED], minlength=classes) for mask in masks]
-    return torch.stack(counts).sum(dim=0)
+    counts = (torch.bincount(mask.flatten()[mask.flatten() != IGNORED], minlength=classes) for mask in masks)
+    return sum(counts, start=torch.zeros(classes, dtype=torch.long))
 
 
 class ImagePairs(Dataset[tuple[Tensor, Tensor]]):
@@ -124,8 +124,8 @@ def _folder(folder: Path, config: Config) -> Data:
         held_back, kept = split(len(found), config.val_fraction)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     values = _values([mask for _, mask in train[:CHECKED] + validation[:CHECKED]], config.class_names)
-    counted = [pixels(read_mask(mask, values)) for _, mask in train] if config.class_weights else []
-    counts = pixel_counts(counted, classes) if counted else torch.ones(classes)
+    masks = (pixels(mask) for mask in _readable([mask for _, mask in train], values))
+    counts = pixel_counts(masks, classes) if config.class_weights else torch.ones(classes)
     files = [path for pair in train + validation for path in pair]
     return Data(
         train=ImagePairs(train, values, config.crop, random_crop=config.random_crop),
@@ -155,9 +155,8 @@ def _values(masks: Sequence[Path], names: Sequence[str]) -> dict[int, int]:
     """Return the class of each value of the masks; 255 is the second of two classes if the given masks have no 1."""
     values = {number: number for number in range(len(names))} | {IGNORED: IGNORED}
     seen: set[int] = set()
-    for mask in masks:
-        with contextlib.suppress(UnreadableError):  # reported when the training needs it
-            seen |= set(read_mask(mask, values).tobytes())
+    for mask in _readable(masks, values):
+        seen |= set(mask.tobytes())
     if seen == {0, IGNORED} and len(names) == 2:
         distributed.say(f"the masks have the values 0 and 255: 255 is read as `{names[1]}`")
         return {0: 0, IGNORED: 1}
@@ -167,6 +166,13 @@ def _values(masks: Sequence[Path], names: Sequence[str]) -> dict[int, int]:
             hint="number the classes from 0 in the masks",
         )
     return values
+
+
+def _readable(paths: Sequence[Path], values: dict[int, int]) -> Iterator[Image.Image]:
+    """Yield the masks that can be read; the others are reported when the training needs them."""
+    for path in paths:
+        with contextlib.suppress(UnreadableError):
+            yield read_mask(path, values)
 
 
 def _mask_of(image: Path, masks: dict[str, Path]) -> Path:

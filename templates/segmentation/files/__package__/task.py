@@ -56,7 +56,7 @@ class Task(run.Task):
 
     def show(self, model: nn.Module, batches: Iterable[Batch], run_dir: Path) -> list[str]:
         """Draw a few validation images with their true and predicted masks as ``masks.png``."""
-        images, masks = (each[:6] for each in next(iter(batches)))
+        images, masks = (each[:6] for each in next(batch for batch in batches if len(batch[0])))
         predicted = model(as_float(images)).argmax(dim=1)
         drawn = draw_masks(as_float(images).cpu(), masks.cpu(), predicted.cpu(), self.classes, run_dir / "masks.png")
         return [f"images, true and predicted masks: {run_dir / 'masks.png'}"] if drawn else []

@@ -9,6 +9,7 @@ from .engine.options import TrainOptions, default, option, require
 
 TASKS = ("auto", "classification", "regression")
 MISSING = ("error", "mean")
+DECIMAL_MARKS = {"auto": "", "point": ".", "comma": ","}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,12 @@ class Config(TrainOptions):
         None, "Train on this CSV or Parquet file with named columns; tumors by default.", resume="same"
     )
     encoding: str = option("utf-8-sig", "Decode a CSV file with this encoding.", resume="same")
+    decimal: str = option(
+        "auto",
+        "Read numbers with this decimal mark; auto decides by the cells.",
+        choices=tuple(DECIMAL_MARKS),
+        resume="same",
+    )
     target: str = option("", "Predict this column; the last one by default.", resume="same")
     task: str = option(
         "auto",

@@ -5,32 +5,36 @@ Means, deviations, and classes are computed from the training rows only, and kep
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from .config import Config
+from .config import DECIMAL_MARKS, Config
 from .engine import distributed
 from .engine.errors import ProjectError, library
 from .engine.loader import Data, Tensors, fingerprint, split
 from .engine.options import as_option, words
-from .tables import Table, is_empty, number, read_table
+from .tables import TEXT, UNKNOWN_MARK, UNNAMED, Table, is_empty, is_number, read_table
 
 UNKNOWN = 0  # the index of a class that is in no training row
+ANOTHER = "to predict another column, pass `--target NAME`"
 MOST_CLASSES = 10  # more different whole numbers are a target to predict as a number
 
 
 def load_data(config: Config) -> Data:
     """Load the configured table. Any ``Dataset`` of numbers, classes, and targets works here, with ``about``."""
-    table = tumors() if config.data is None else read_table(config.data, config.encoding)
+    table = tumors() if config.data is None else _read(config.data, config)
     features, target = _choose_columns(table, config)
     labels = _labels(table, target, config)
     held_back, kept = split(table.rows, config.val_fraction, labels=labels, seed=config.split_seed)
-    _warn_about_columns(table, features)
+    _warn_about_columns(table, features, config)
     targets, about_target = _target(table, target, kept, labels)
     about = {**_about(table, features, kept, config), **about_target, "encoding": config.encoding}
     numbers, classes = encode(table, about)
@@ -45,6 +49,11 @@ def load_data(config: Config) -> Data:
     )
 
 
+def _read(path: Path, config: Config) -> Table:
+    texts = dict.fromkeys(set(words(config.categorical)) - {config.target}, TEXT)
+    return read_table(path, config.encoding, kinds=texts, decimal=DECIMAL_MARKS[config.decimal])
+
+
 def encode(table: Table, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return scaled numbers (rows, numeric) and class indices (rows, categorical) of a table with the same columns.
 
@@ -57,12 +66,19 @@ def encode(table: Table, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
     classes = torch.zeros(table.rows, len(about["categorical"]), dtype=torch.long)
     for place, column in enumerate(about["categorical"]):
         known = {cell: index for index, cell in enumerate(column["values"], start=1)}
-        classes[:, place] = torch.tensor([known.get(cell, UNKNOWN) for cell in table.cells(column["name"])])
+        cells = table.cells(column["name"])
+        index_of = {cell: known.get(_class(cell), UNKNOWN) for cell in set(cells)}
+        classes[:, place] = torch.tensor([index_of[cell] for cell in cells])
     return torch.cat(numbers, dim=1), classes
 
 
+def _class(cell: str) -> str:
+    """Return the class that a cell means: 2.0 is 2, as other programs save it, but 02 and NA are only themselves."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", cell)
+
+
 def _scaled(table: Table, column: dict[str, Any]) -> Tensor:
-    values = table.numbers(column["name"], hint="")
+    values = table.numbers(column["name"], hint="write it as in the training data")
     empty = numpy.isnan(values)
     if empty.any() and not column["may_be_empty"]:
         place = table.place(column["name"], int(empty.argmax()))
@@ -74,7 +90,7 @@ def _scaled(table: Table, column: dict[str, Any]) -> Tensor:
 
 def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
     """The columns to learn from, and the one to predict."""
-    names = list(table.columns)
+    names = [name for name in table.columns if not _is_blank(table, name)]
     target, ignored = config.target or names[-1], words(config.ignore)
     for name in (target, *ignored, *words(config.categorical)):
         if name not in names:
@@ -89,24 +105,45 @@ def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
     return features, target
 
 
-def _warn_about_columns(table: Table, features: Sequence[str]) -> None:
-    """Warn about columns that number the rows, or in which most rows have a word of their own."""
+def _is_blank(table: Table, name: str) -> bool:
+    """Return whether this is what a separator at the end of each line makes."""
+    return name.startswith(UNNAMED) and all(map(is_empty, table.cells(name)))
+
+
+def _warn_about_columns(table: Table, features: Sequence[str], config: Config) -> None:
+    """Warn about columns that number the rows, or are read as words, although most rows differ or have numbers."""
+    found: dict[str, str] = {}
     for name in features:
         column = table.columns[name]
         if isinstance(column, list):
-            count = len(set(column))
-            if 2 * count > table.rows and _is_words(column):
-                _warn(
-                    f"column `{name}` has {count} different words in {table.rows} rows, such as `{column[0][:40]}`",
-                    name,
-                )
+            count, is_words = len(set(column)), _is_words(column)
+            if cell := _with_unit(column):
+                found[name] = f"is read as words, although its cells are like the number `{cell}`"
+            elif 2 * count > table.rows and is_words:
+                found[name] = f"has {count} different words in {table.rows} rows, such as `{column[0][:40]}`"
         elif table.rows > 2 and (numpy.diff(column) == 1).all():
-            _warn(f"column `{name}` numbers the rows, so a model may learn their order", name)
+            found[name] = "numbers the rows, so a model may learn their order"
+    if found and distributed.rank() == 0:
+        for name, what in found.items():
+            print(f"warning: column `{name}` {what}", file=sys.stderr)
+        print(
+            f"hint: to ignore what the model should not see, pass `{_adding('ignore', config, *found)}`",
+            file=sys.stderr,
+        )
 
 
-def _warn(message: str, name: str) -> None:
-    if distributed.rank() == 0:
-        print(f"warning: {message}; to ignore it, pass `{as_option('ignore', name)}`", file=sys.stderr)
+def _adding(option: str, config: Config, *names: str) -> str:
+    """Return the option ``--ignore`` or ``--categorical`` with more names than it has."""
+    quoted = ['"{}"'.format(name.replace('"', '""')) if "," in name or '"' in name else name for name in names]
+    return as_option(option, ",".join(filter(None, [getattr(config, option), *quoted])))
+
+
+def _with_unit(column: Any) -> str:
+    """Return a cell if all cells are numbers with a currency, percent sign, or space, such as $5; else, nothing."""
+    cells = {cell for cell in column if not is_empty(cell)} if isinstance(column, list) else set()
+    units = {cell: re.sub(r"[$€£¥%'\u2019\s]", "", cell) for cell in islice(cells, 100)}
+    are_numbers = all(map(is_number, units.values()))
+    return next((cell for cell in units if are_numbers and not is_number(cell)), "")
 
 
 def _about(table: Table, features: Sequence[str], kept: list[int], config: Config) -> dict[str, Any]:
@@ -114,20 +151,34 @@ def _about(table: Table, features: Sequence[str], kept: list[int], config: Confi
     categorical = [name for name in features if name in words(config.categorical) or _is_words(table.columns[name])]
     numeric = [_numeric(table, name, kept, config) for name in features if name not in categorical]
     values = {name: table.cells(name) for name in categorical}
-    seen = [{"name": name, "values": sorted({cells[row] for row in kept})} for name, cells in values.items()]
-    return {"numeric": numeric, "categorical": seen}
+    seen = [{"name": name, "values": sorted({_class(cells[row]) for row in kept})} for name, cells in values.items()]
+    kinds = {name: table.kinds.get(name, "") for name in features} | dict.fromkeys(categorical, TEXT)
+    return {"numeric": numeric, "categorical": seen, "kinds": kinds, "separator": table.separator}
 
 
 def _is_words(column: Any) -> bool:
     if not isinstance(column, list):
         return False
     filled = [cell for cell in column if not is_empty(cell)]
-    return 2 * sum(number(cell) is None for cell in filled) > len(filled)
+    return 2 * sum(not is_number(cell) for cell in filled) > len(filled)
+
+
+def _number_hints(table: Table, name: str, *others: str) -> Sequence[str]:
+    """Return what helps if the cells of a column are no numbers, or may be two different ones; else ``others``."""
+    if isinstance(table.columns[name], list) and table.kinds.get(name) == UNKNOWN_MARK:
+        return (
+            "if the point is the decimal mark, pass `--decimal point`",
+            "if it is the comma, pass `--decimal comma`",
+        )
+    if found := _with_unit(table.columns[name]):
+        return (f"write `{found}` and the others without what isn't part of the number",)
+    return others
 
 
 def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[str, Any]:
-    ignore = f"to ignore the column, pass `{as_option('ignore', ','.join([*words(config.ignore), name]))}`"
-    values = table.numbers(name, hint=ignore)
+    ignore = f"to ignore the column, pass `{_adding('ignore', config, name)}`"
+    classes = f"to treat it as classes, pass `{_adding('categorical', config, name)}`"
+    values = table.numbers(name, hint=_number_hints(table, name, classes, ignore))
     empty = numpy.isnan(values)
     if empty.any() and config.missing == "error":
         raise ProjectError(
@@ -156,7 +207,8 @@ def _labels(table: Table, name: str, config: Config) -> list[str]:
 def _target(table: Table, name: str, kept: list[int], cells: list[str]) -> tuple[Tensor, dict[str, Any]]:
     """Return targets with the names of their classes, or scaled targets with mean and deviation of training rows."""
     if not cells:
-        values = table.numbers(name, hint="to predict classes, pass `--task classification`")
+        classes = ["to predict classes, pass `--task classification`"] * (not _has_too_many(table, name))
+        values = table.numbers(name, hint=_number_hints(table, name, *(classes or [ANOTHER])))
         mean, deviation = float(values[kept].mean()), float(values[kept].std())
         if deviation == 0:
             raise ProjectError(
@@ -172,20 +224,29 @@ def _target(table: Table, name: str, kept: list[int], cells: list[str]) -> tuple
     return targets, {"target": name, "labels": labels, "counts": counts, "mean": 0.0, "deviation": 1.0}
 
 
+def _has_too_many(table: Table, name: str) -> bool:
+    """Return whether the column has too many different cells for classes."""
+    return len(set(table.cells(name))) > table.rows // 2
+
+
 def _check_labels(table: Table, name: str, labels: set[str]) -> None:
-    another = "to predict another column, pass `--target NAME`"
     if len(labels) < 2:
-        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=another)
-    if len(labels) > table.rows // 2:
+        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=ANOTHER)
+    if _has_too_many(table, name):
+        is_numeric = all(map(is_number, labels))
         raise ProjectError(
             f"the target `{name}` has {len(labels)} classes in {table.rows} rows",
-            hint=(another, "to predict it as a number, pass `--task regression`"),
+            hint=_number_hints(
+                table, name, ANOTHER, *["to predict it as a number, pass `--task regression`"] * is_numeric
+            ),
         )
 
 
 def _is_regression(table: Table, name: str, config: Config) -> bool:
     """Return whether the target is a number; ``auto``: it has fractions, or too many different whole numbers."""
     column = table.columns[name]
+    if isinstance(column, list) and table.kinds.get(name) == UNKNOWN_MARK and config.task == "auto":
+        return _has_too_many(table, name)
     if config.task != "auto" or isinstance(column, list):
         return config.task == "regression"
     return bool((column != numpy.floor(column)).any()) or len(numpy.unique(column)) > MOST_CLASSES
@@ -200,4 +261,4 @@ def tumors() -> Table:
     bunch = library("sklearn.datasets", "the built-in data", hint=hint).load_breast_cancer()
     columns: dict[str, Any] = {str(name): column for name, column in zip(bunch.feature_names, bunch.data.T)}
     kinds = [str(bunch.target_names[kind]) for kind in bunch.target.tolist()]
-    return Table("breast_cancer of scikit-learn", {**columns, "kind": kinds}, first_line=1)
+    return Table("breast_cancer of scikit-learn", {**columns, "kind": kinds})

@@ -15,10 +15,10 @@ from .data import UNKNOWN, encode
 from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .model import make_model
-from .tables import Table, csv_lines, read_table
+from .output import output_file, write_rows
+from .tables import TEXT, Table, csv_lines, read_table
 from .task import average
 
 ROWS_AT_ONCE = 4096
@@ -28,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(program=f"python -m {__package__}.predict", description="Add predictions to a table.")
     parser.add_argument("run", type=Path, metavar="RUN", help="The directory of a run, or a model.pt.")
     parser.add_argument("file", type=Path, metavar="FILE", help="A CSV or Parquet file with the same columns.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write this CSV or JSONL file; stdout by default.")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="Write this CSV or JSONL file; stdout by default."
+    )
     parser.add_argument("--json", action="store_true", help="Write JSON lines instead of CSV.")
     parser.add_argument("--device", default="auto", help="Compute on auto, cpu, cuda, cuda:1, or mps.")
     options = parser.parse_args(arguments)
     model, _, about = restore(options.run, Config, make_model)
-    table = read_table(options.file, about["encoding"])
+    table = read_table(options.file, about["encoding"], kinds=about["kinds"], separator=about["separator"])
     rows = predict(model.to(choose_device(options.device)), about, table, _raw_rows(options.file, table, about))
     write_rows(rows, options.output, as_json=options.json)
     return 0
@@ -70,7 +72,7 @@ def _count_unknown(about: dict[str, Any], classes: Tensor) -> None:
 def _raw_rows(path: Path, table: Table, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the cells of each row as they are in the file."""
     if path.suffix.lower() in (".parquet", ".pq"):
-        columns = {name: table.cells(name) for name in table.columns}
+        columns = read_table(path, about["encoding"], kinds=dict.fromkeys(table.columns, TEXT)).columns
         yield from (dict(zip(columns, cells)) for cells in zip(*columns.values()))
         return
     lines = csv_lines(path, about["encoding"])

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import tokenize
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,10 @@ def _read(path: Path, config: Config) -> Rows:
     """Return the rows with a text and a label; report all others, and raise if there are too many."""
     rows: Rows = []
     bad = 0
-    for place, record in _records(path, config):
-        text, label = (_value(record[column]) for column in (config.text_column, config.label_column))
+    columns = (config.text_column, config.label_column)
+    hint = "to select the columns, pass `--text-column NAME --label-column NAME`"
+    for place, record in records(path, config.encoding, columns, hint=hint):
+        text, label = (as_text(record[column]) or "" for column in columns)
         if text and label:
             rows.append((text, label))
             continue
@@ -127,16 +129,14 @@ def _read(path: Path, config: Config) -> Rows:
     return rows
 
 
-def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every record with its position in the file."""
+def records(path: Path, encoding: str, columns: Sequence[str], *, hint: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every record with its position in the file; raise if one lacks a column."""
     reader = _json_records if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_records
-    for place, record in reader(path, config.encoding):
-        for column in (config.text_column, config.label_column):
+    for place, record in reader(path, encoding):
+        for column in columns:
             if column not in record:
-                raise ProjectError(
-                    f"`{path}`, {place} has no `{column}`; found {', '.join(f'`{name}`' for name in record)}",
-                    hint="to select the columns, pass `--text-column NAME --label-column NAME`",
-                )
+                found = ", ".join(f"`{name}`" for name in record)
+                raise ProjectError(f"`{path}`, {place} has no `{column}`; found {found}", hint=hint)
         yield place, record
 
 
@@ -165,12 +165,12 @@ def _json_records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
             yield f"line {number}", record
 
 
-def _value(value: Any) -> str:
-    """Return a string, number, or boolean as text; empty for null, NaN, whitespace, and lists."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return ""
-    text = str(value).strip() if isinstance(value, (str, int, float)) else ""
-    return "" if text.lower() == "nan" else text
+def as_text(value: Any) -> str | None:
+    """Return a string, number, or boolean as text; None for null, NaN, and lists."""
+    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    text = str(value).strip()
+    return None if text.lower() == "nan" else text
 
 
 def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,14 +12,14 @@ import torch
 from torch import nn
 
 from .config import Config
-from .data import encoder, pad_batch
+from .data import as_text, encoder, pad_batch, records
 from .engine.checkpoint import restore
 from .engine.device import choose_device
 from .engine.errors import ProjectError, exit_code
-from .engine.log import write_rows
 from .engine.options import Parser
 from .model import make_model
-from .tables import csv_lines, read_text
+from .output import output_file, write_rows
+from .tables import read_text
 
 TEXTS_AT_ONCE = 256
 
@@ -32,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "file", type=Path, metavar="FILE", help="One text in each line, or a CSV or JSONL file; - reads stdin."
     )
     parser.add_argument("--top-k", type=int, default=1, help="List this many classes for each text.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write this CSV or JSONL file; stdout by default.")
+    parser.add_argument(
+        "--output", type=output_file, metavar="FILE", help="Write this CSV or JSONL file; stdout by default."
+    )
     parser.add_argument("--json", action="store_true", help="Write JSON lines instead of CSV.")
     parser.add_argument("--device", default="auto", help="Compute on auto, cpu, cuda, cuda:1, or mps.")
     options = parser.parse_args(arguments)
@@ -48,15 +49,11 @@ def texts_of(path: Path, about: dict[str, Any]) -> Iterator[str]:
     column = about["text_column"]
     if str(path) == "-":
         yield from (line.rstrip("\n") for line in sys.stdin)
-    elif path.suffix.lower() in (".csv", ".tsv"):
-        lines = csv_lines(path, about["encoding"])
-        names = next(lines, (0, []))[1]
-        if column not in names:
-            raise ProjectError(f"`{path}` has no column `{column}`", hint="add a header with that name")
-        yield from (cells[names.index(column)] for _, cells in lines)
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        lines_of_json = filter(str.strip, read_text(path, about["encoding"]).split("\n"))
-        yield from (str(json.loads(line)[column]) for line in lines_of_json)
+    elif path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson"):
+        for place, record in records(path, about["encoding"], [column], hint=f"name the texts `{column}`"):
+            if (text := as_text(record[column])) is None:
+                raise ProjectError(f"`{path}`, {place}: `{column}` is no text", hint="complete or remove it")
+            yield text
     else:
         yield from read_text(path, about["encoding"]).splitlines()
 

@@ -146,16 +146,16 @@ def write_text(path: Path, text: str) -> None:
     write_aside(path, lambda file: file.write(text.encode()))
 
 
-def make_run_dir(folder: Path) -> None:
-    """Create the directory of a run, and check that files can be written into it before anything is computed."""
+def make_run_dir(folder: Path, *, kind: str = "run directory", option: str = "--run-dir runs/NAME") -> None:
+    """Create a directory, and check that files can be written into it before anything is computed."""
     deed = "create"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         deed = "write to"
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        message = f"cannot {deed} the run directory `{folder}`: {error.strerror or error}"
-        raise ProjectError(message, hint="to use another directory, pass `--run-dir runs/NAME`") from error
+        message = f"cannot {deed} the {kind} `{folder}`: {error.strerror or error}"
+        raise ProjectError(message, hint=f"to use another directory, pass `{option}`") from error
 
 
 def random_state(*, cuda: bool = True) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from .errors import UnsupportedError
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
-# torch 2.5 added this name; earlier versions have one for CUDA only
-OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
+OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError  # < 2.5
 
 
 def grad_scaler(device_type: str, **settings: Any) -> Any:
@@ -39,11 +38,6 @@ def native_bf16(device: torch.device) -> bool:
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
         except TypeError:  # before torch had the argument, the call required compute capability 8.0
             return bool(torch.cuda.is_bf16_supported())
-
-
-def fused_optimizer(device_type: str) -> bool:
-    """Return whether torch has a fused AdamW for the device; on the CPU since 2.4."""
-    return device_type == "cuda" or (device_type == "cpu" and TORCH >= (2, 4))
 
 
 def buffers_left_alone() -> dict[str, Any]:

@@ -35,10 +35,7 @@ class UnsupportedError(ProjectError):
 
 
 def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
-    """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C.
-
-    ``resumable``: the command accepts ``--resume``.
-    """
+    """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
@@ -51,15 +48,19 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
         if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all ranks
             print("interrupted", file=sys.stderr)
         return 130
+    if failure is None:
+        return 141  # 128 + SIGPIPE
     print(f"error: {failure}", file=sys.stderr)
     return 1
 
 
-def _failure(error: OSError, more: str) -> ProjectError:
-    """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
+def _failure(error: OSError, more: str) -> ProjectError | None:
+    """Return what to report, if anything; raise ``error`` again if it is more likely a mistake in the code."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE) and not error.filename:  # files are named
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left in the buffer when it exits
+        if error.errno == errno.EPIPE and not more:  # `head` has enough, which other tools don't report either
+            return None
         return ProjectError(f"cannot write to stdout: {reason}", hint="redirect stdout to a file on a disk with space")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ProjectError(f"cannot write `{error.filename}`: {reason}", hint=f"free some disk space{more}")

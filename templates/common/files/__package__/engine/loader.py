@@ -137,10 +137,10 @@ class Order(Sampler[Draw]):
 
 
 class MicroBatches(Dataset[Any]):
-    """A dataset of complete micro-batches: ``micro_batches[draw]``."""
+    """A dataset of complete micro-batches: ``micro_batches[draw]``. Every rank must call the model in each of them."""
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self.dataset, self.collate = dataset, collate
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], *, may_be_empty: bool) -> None:
+        self.dataset, self.collate, self.may_be_empty = dataset, collate, may_be_empty
         self.is_random = getattr(dataset, "draws_random_numbers", True)
         self.skipped: set[int] = set()
 
@@ -149,11 +149,10 @@ class MicroBatches(Dataset[Any]):
         try:
             if state is not None:
                 seed_everything(draw.seed, cuda=False)
-            found = self._readable(draw.indices or [0])
-            if not len(found):
-                raise ProjectError("no sample of a micro-batch can be read", hint="repair or remove these files")
+            own = self._readable(draw.indices) if draw.indices else []
+            found = own or self._next_readable(max(draw.indices, default=-1) + 1)
             batch = found if isinstance(found, tuple) else self.collate(found)
-            if not draw.indices:  # this rank has no share, but every rank must call a sharded model
+            if not own and self.may_be_empty:
                 return tuple(column[:0] for column in batch)
             return tuple(batch) if isinstance(batch, list) else batch
         except ProjectError as error:  # raised by the training process: torch would only pass on its traceback as text
@@ -161,6 +160,13 @@ class MicroBatches(Dataset[Any]):
         finally:
             if state is not None:  # go on as if nothing had been drawn
                 set_random_state(state)
+
+    def _next_readable(self, start: int) -> Any:
+        size = len(self.dataset)
+        for index in range(start, start + size):
+            if found := self._readable([index % size]):
+                return found
+        raise ProjectError(f"none of {size} samples can be read", hint="repair or replace the files that were skipped")
 
     def _readable(self, indices: list[int]) -> Any:
         try:
@@ -184,7 +190,7 @@ def make_loader(data: Data, dataset: Dataset[Any], draws: Any, device: torch.dev
     resumed run starts an epoch more than an uninterrupted one.
     """
     return DataLoader(
-        MicroBatches(dataset, data.collate),
+        MicroBatches(dataset, data.collate, may_be_empty=not isinstance(draws, Order)),
         sampler=draws,
         batch_size=None,
         num_workers=workers,

@@ -7,17 +7,15 @@ In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
 import json
-import math
 import platform
 import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,9 +46,8 @@ class Metrics:
 
     def write(self, event: str, step: int, **values: Any) -> None:
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
-        nulls = {name: None for name, value in numbers.items() if not math.isfinite(value)}  # JSON has no NaN
         with naming(self._path):
-            self._file.write(json.dumps({"event": event, "step": step, **values, **nulls}) + "\n")
+            self._file.write(to_json({"event": event, "step": step, **values}) + "\n")
             self._file.flush()
         for report, _ in self._reports:
             report({f"{event}/{name}": value for name, value in numbers.items()}, step)
@@ -59,6 +56,11 @@ class Metrics:
         self._file.close()
         for _, close in self._reports:
             close()
+
+
+def to_json(value: Any, **settings: Any) -> str:
+    """Return JSON, in which what is not finite is null: it has neither NaN nor infinity."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None), **settings)
 
 
 def tensorboard(run_dir: Path, resumed_at: int | None) -> tuple[Report, Callable[[], None]]:
@@ -96,21 +98,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         for text in path.read_text(encoding="utf-8").splitlines():
             lines.append(json.loads(text))
     return lines
-
-
-def write_rows(rows: Iterable[dict[str, Any]], path: Path | None, *, as_json: bool) -> None:
-    """Write rows as CSV, or as JSON lines (also for ``.jsonl``), as they come."""
-    as_json = as_json or (path is not None and path.suffix in (".jsonl", ".json"))
-    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8", newline="") as file:
-        writer: Any = None
-        for row in rows:
-            if as_json:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                continue
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
 
 
 def pyplot() -> Any:

@@ -41,7 +41,8 @@ def make_optimizer(model: nn.Module, config: TrainOptions, device: torch.device)
             decay = config.weight_decay if parameter.dim() > 1 else 0.0
             scale = 1.0 if name.startswith(head) else config.backbone_lr_scale
             groups.setdefault((decay, scale), []).append(parameter)
-    fused = compat.fused_optimizer(device.type) and not distributed.is_sharded(model)
+    has_fused = device.type == "cuda" or (device.type == "cpu" and compat.TORCH >= (2, 4))
+    fused = has_fused and not distributed.is_sharded(model)
     settings = [{"params": each, "weight_decay": decay, "scale": scale} for (decay, scale), each in groups.items()]
     return torch.optim.AdamW(settings, lr=config.lr, fused=fused)
 

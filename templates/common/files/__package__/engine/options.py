@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import difflib
 import json
@@ -106,8 +107,8 @@ def require(condition: bool, message: str) -> None:
 
 
 def words(text: str) -> list[str]:
-    """Return the parts of ``a,b``."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """Return the parts of ``a,b``; one with a comma is in quotes."""
+    return [word.strip() for line in csv.reader([text], skipinitialspace=True) for word in line if word.strip()]
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import signal
 import sys
@@ -137,7 +136,8 @@ class Training:
         self.ema = optim.Ema(self.model, config.ema_decay) if config.ema_decay else None
         self.evaluated = self.ema.model if self.ema is not None else self.model
         self.best: float | None = None
-        self.worse = 0  # evaluations since the best one
+        self.best_loss = math.inf
+        self.worse = 0  # evaluations since the last better value
         self.step = 0
         self.samples = 0  # of all ranks, since the start of this process
         rank, ranks = distributed.rank(), distributed.ranks()
@@ -212,13 +212,15 @@ class Training:
         return tuple(map(self.on_device, batch)) if isinstance(batch, (tuple, list)) else batch
 
     def is_best(self, evaluation: dict[str, float]) -> bool:
-        """Return whether this is the best evaluation so far, and remember it if it is."""
+        """Return whether this is the best evaluation so far, and remember it if it is; of equal ones, by the loss."""
         if self.metric.name not in evaluation:
             message = f"the evaluation has no value `{self.metric.name}`; it has {', '.join(evaluation)}"
             raise ProjectError(message, hint="to select the best checkpoint by another, pass `--eval-metric NAME`")
-        value = evaluation[self.metric.name]
-        is_best = math.isfinite(value) and (self.best is None or not self.metric.stays_short(value, self.best))
-        self.best, self.worse = (value, 0) if is_best else (self.best, self.worse + 1)
+        value, loss = evaluation[self.metric.name], evaluation.get("loss", math.inf)
+        is_better = math.isfinite(value) and (self.best is None or not self.metric.stays_short(value, self.best))
+        self.worse = 0 if is_better else self.worse + 1
+        if is_best := is_better or (value == self.best and loss < self.best_loss):
+            self.best, self.best_loss = value, loss if math.isfinite(loss) else math.inf
         return is_best
 
     def state(self) -> dict[str, Any]:
@@ -236,6 +238,7 @@ class Training:
             "mean_loss": torch.stack(self.unread).cpu() if self.unread else torch.zeros(0),
             "ema": self.ema.state() if self.ema is not None else {},
             "best": self.best,
+            "best_loss": self.best_loss,
             "worse": self.worse,
             "config": echo(self.config),
             "about": self.data.about,
@@ -252,6 +255,7 @@ class Training:
         self.amp.load_state(state["amp"])
         self.order.epoch, self.order.position = state["epoch"], state["position"]
         self.step, self.best, self.worse = state["step"], state["best"], state["worse"]
+        self.best_loss = state.get("best_loss", math.inf)  # older checkpoints lack it
         self.unread = list(state["mean_loss"].to(self.device))
         if self.ema is not None:
             self.ema.model.load_state_dict({**state["model"], **state["ema"]})
@@ -269,18 +273,17 @@ class Training:
             )
         then, now = state["config"], echo(self.config)
         differing = [field for field in dataclasses.fields(self.config) if then.get(field.name) != now[field.name]]
+        then = {**then, "precision": state["precision"], "processes": len(state["random"])}
+        now = {**now, "precision": self.amp.precision.name, "processes": distributed.ranks()}
+        names = [field.name for field in differing if field.metadata["resume"] == "changes"]
+        names += [name for name in ("precision", "processes") if then[name] != now[name]]
+        if changes := ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names):
+            say(f"no longer bit-identical to the run before: {changes}")
         if names := [field.name for field in differing if field.metadata["resume"] == "same"]:
             found = ", ".join(f"`{name}` is `{now[name]}`, in the checkpoint `{then.get(name)}`" for name in names)
             options = " ".join(as_option(name, then.get(name)) for name in names).strip()
             hint = f"to resume it, pass `{options}`" if options else "to resume it, omit them"
             raise ProjectError(f"cannot resume with other options: {found}", hint=(hint, OTHER_RUN))
-        then = {**then, "precision": state["precision"], "processes": len(state["random"])}
-        now = {**now, "precision": self.amp.precision.name, "processes": distributed.ranks()}
-        names = [field.name for field in differing if field.metadata["resume"] == "changes"]
-        names += [name for name in ("precision", "processes") if then[name] != now[name]]
-        if names:
-            changes = ", ".join(f"{name} {then.get(name)} → {now[name]}" for name in names)
-            say(f"no longer bit-identical to the run before: {changes}")
 
     def state_hash(self) -> str:
         """Return the SHA-256 of weights and buffers, which is equal for bit-identical runs."""
@@ -338,19 +341,18 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether the loop must end: all steps are done, a signal arrived, or no better value for ``--patience``."""
+        """Whether all ranks, which agree here, must end: by the steps, a signal, or ``--patience``."""
         training = self.training
-        return bool(self._signal.received) or self._is_out_of_patience() or training.step >= training.total_steps
+        return bool(self._signal.agree()) or self._is_out_of_patience() or training.step >= training.total_steps
 
     def due(self, every: int) -> bool:
         """Return whether something that happens each ``every`` steps must happen now; 0 is never."""
         return every > 0 and self.training.step % every == 0
 
     def stepped(self, loss: Tensor) -> None:
-        """Log the step that was made, where due; all ranks agree on a signal."""
+        """Log the step that was made, where due."""
         training = self.training
         training.unread.append(loss)
-        self._signal.agree()
         if self._trace is not None:
             self._trace.step()
         if training.step == self._total or self.due(self.config.log_every):
@@ -387,7 +389,7 @@ class Run:
     def end_epoch(self) -> None:
         """Evaluate where due, go to the next epoch if this one is complete, and save. After a signal, only save."""
         training, is_best = self.training, False
-        if not self._signal.received:
+        if not self._signal.agreed:
             if (self.config.eval_every == 0 or self.stopping) and self._evaluated_at != training.step:
                 is_best = self.evaluate()
             if not training.order.left():
@@ -396,7 +398,7 @@ class Run:
 
     def finish(self, *, draw: bool = True) -> Outcome:
         """Write the result of the run, and return it. Call this while the run is entered."""
-        training, stopped_by = self.training, self._signal.received
+        training, stopped_by = self.training, self._signal.agreed
         state_hash = training.state_hash()
         if stopped_by:
             self.say(f"{stopped_by}: saved after step {training.step}; to continue, pass `--resume`")
@@ -407,7 +409,9 @@ class Run:
             if draw and distributed.rank() == 0:
                 for line in (*training.show(), log.draw_curves(self.config.run_dir)):
                     self.say(line)
-            if self._is_out_of_patience():
+            if training.best is None:
+                self.say(f"no best model: `{training.metric.name}` was not finite in any evaluation")
+            elif self._is_out_of_patience():
                 stopped_by, best = "patience", f"{training.metric.name} than {training.best:.4f}"
                 self.say(f"stopped: no better {best} in {training.worse} evaluations")
         return Outcome(
@@ -491,7 +495,7 @@ class Run:
         if distributed.rank() == 0:
             about = {"config": echo(self.config), "precision": self.training.amp.precision.name}
             content = {**about, **log.environment(self.training.device), **ending}
-            checkpoint.write_text(self.config.run_dir / "run.json", json.dumps(content, indent=2) + "\n")
+            checkpoint.write_text(self.config.run_dir / "run.json", log.to_json(content, indent=2) + "\n")
 
     def _profiler(self) -> profile:
         """Return a profiler that records ``--profile`` steps for Perfetto after three others, in which caches fill."""
@@ -513,7 +517,7 @@ class Signal:
     """Remember the first SIGTERM, SIGINT, or SIGUSR1 until it is closed; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
-        self.received = ""
+        self.agreed, self._arrived = "", 0
         names = [name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]  # not all on Windows
         self._before = [(signal.Signals[name], signal.signal(signal.Signals[name], self._remember)) for name in names]
 
@@ -521,15 +525,16 @@ class Signal:
         for number, handler in self._before:
             signal.signal(number, handler)
 
-    def agree(self) -> None:
-        """Let a signal to one rank stop all ranks after the same step."""
-        number = distributed.largest(signal.Signals[self.received].value if self.received else 0)
-        self.received = signal.Signals(number).name if number else ""
+    def agree(self) -> str:
+        """Return the name of a signal that any rank received, the same on all of them, or an empty string."""
+        number = distributed.largest(self._arrived)
+        self.agreed = signal.Signals(number).name if number else ""
+        return self.agreed
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
+        if self._arrived and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number).name
+        self._arrived = self._arrived or number
 
 
 def out_of_memory(training: Training, error: BaseException) -> ProjectError:

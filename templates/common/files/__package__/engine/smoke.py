@@ -29,7 +29,8 @@ from .run import Outcome, Say, Training
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 LOW_SHARE = 0.98  # of the FLOPs of all matrix products and convolutions
-EARLY = 10  # steps in which no output is so certain that its gradient is 0
+EARLY = 10  # steps in which no output is so certain that its gradient is 0; later, not all of a sample are
+MOST_STRIDE = 10.0  # AdamW changes a weight by about the rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ class Observer(TorchDispatchMode):
     def __init__(self, training: Training) -> None:
         cast(Any, super()).__init__()  # has no annotations
         self.training = training
-        self.flops: Counter[torch.dtype] = Counter()  # of training steps, by the dtype of the result, after all casts
+        self.flops: Counter[torch.dtype] = Counter()  # by the dtype of the result, after all casts
         self.train_rows: Counter[int] = Counter()  # how often the model saw a sample, by its hash
         self.val_rows: Counter[int] = Counter()
         self.not_evaluating = 0  # calls without gradients of a model that is not completely in evaluation mode
@@ -132,9 +133,9 @@ class Observer(TorchDispatchMode):
         self.norms: list[float] = []  # of the gradients that the optimizer gets
         self.stale = 0  # micro-batches that start with gradients
         self.idle = 0  # steps that change no weight
-        self._sum = 0.0
-        self._is_stepping = False
-        self._start = [parameter.detach().clone() for parameter in training.model.parameters()]
+        self.stride = 0.0  # the largest change of a weight in the last step, in multiples of the rate
+        self.has_gradient: set[int] = set()  # parameters with a gradient other than 0 in any step
+        self._start = self._last = [parameter.detach().clone() for parameter in training.model.parameters()]
         for model in {training.model, training.evaluated}:
             model.register_forward_pre_hook(self._before)
             model.register_forward_hook(self._after)
@@ -145,7 +146,7 @@ class Observer(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         several = isinstance(result, (tuple, list))
         first = next((each for each in result if each is not None), None) if several else result
-        if self._is_stepping and isinstance(first, Tensor):
+        if isinstance(first, Tensor):
             tensors = [each for each in args if isinstance(each, Tensor)]
             self.flops[first.dtype] += flops_of(str(function), tensors, first)
         return result
@@ -157,9 +158,9 @@ class Observer(TorchDispatchMode):
 
     def _before(self, model: Any, inputs: tuple[Any, ...]) -> None:
         rows = self.train_rows if torch.is_grad_enabled() else self.val_rows
-        self._is_stepping = torch.is_grad_enabled()
-        if self._is_stepping:
-            self.stale += any(bool(gradient.any()) for gradient in self._gradients())
+        if torch.is_grad_enabled():
+            gradients = (each.grad for each in self.training.model.parameters())
+            self.stale += any(gradient is not None and bool(gradient.any()) for gradient in gradients)
         else:
             self.not_evaluating += any(module.training for module in model.modules())
         tensors = [each.detach().cpu() for each in inputs if isinstance(each, Tensor)]
@@ -168,25 +169,26 @@ class Observer(TorchDispatchMode):
             rows[hash(content.rstrip(b"\0"))] += 1  # texts are filled up to different lengths
 
     def _after(self, model: Any, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad and len(self.rates) < EARLY:
-            self.gradients[1] += output.numel()
+        if isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(self._count)
 
     def _count(self, gradient: Tensor) -> None:
-        self.gradients[0] += int(gradient.count_nonzero())
-
-    def _gradients(self) -> list[Tensor]:
-        return [each.grad for each in self.training.model.parameters() if each.grad is not None]
+        found = gradient if len(self.rates) < EARLY else gradient.flatten(0, -2).any(dim=1)
+        self.gradients[0] += int(found.count_nonzero())
+        self.gradients[1] += found.numel()
 
     def _before_step(self, *_: Any) -> None:
-        self.norms.append(math.hypot(*(float(gradient.float().norm()) for gradient in self._gradients())))
+        gradients = [each.grad for each in self.training.model.parameters()]
+        norms = [0.0 if gradient is None else float(gradient.float().norm()) for gradient in gradients]
+        self.has_gradient |= {place for place, norm in enumerate(norms) if norm}
+        self.norms.append(math.hypot(*norms))
 
     def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._is_stepping = False
-        before = self._sum
-        self._sum = float(sum(each.detach().double().sum() for each in self.training.model.parameters()))
-        self.idle += self._sum == before
         self.rates.append(max(group["lr"] for group in optimizer.param_groups))
+        before, self._last = self._last, [each.detach().clone() for each in self.training.model.parameters()]
+        change = max(float((now - then).abs().max()) for now, then in zip(self._last, before))
+        self.stride = change / (self.rates[-1] or 1.0)
+        self.idle += change == 0
 
 
 def flops_of(name: str, tensors: Sequence[Tensor], result: Tensor) -> int:
@@ -231,7 +233,7 @@ def judge(seen: Observer, limits: Limits) -> list[Check]:
     flops = sum(seen.flops.values())
     share = sum(seen.flops[dtype] for dtype in LOW_PRECISION) / max(flops, 1)
     low = f"{share:.1%} of {flops:.2g} FLOPs of matrix products and convolutions"
-    movement = f"{sum(map(bool, moved))} of {len(moved)} moved"
+    movement = f"{sum(map(bool, moved))} of {len(moved)} moved, {len(seen.has_gradient)} had a gradient"
     return [
         Check("loss is finite", not bad and outcome.skipped <= limits.skips, "always", readings),
         Check("loss falls", falls, ratio, f"{first:.3f} to {last:.3f}"),
@@ -239,7 +241,7 @@ def judge(seen: Observer, limits: Limits) -> list[Check]:
         Check("low precision is used", share >= LOW_SHARE, f"bf16 or fp16 in {LOW_SHARE:.0%}", low),
         *_steps(seen),
         *_samples(seen),
-        Check("all weights are trained", all(moved), "every one moves", movement),
+        Check("all weights are trained", all(moved) and len(seen.has_gradient) == len(moved), "every one", movement),
     ]
 
 
@@ -247,15 +249,18 @@ def _steps(seen: Observer) -> list[Check]:
     """Check that gradients start at zero in each step, are clipped, and change the weights, at the scheduled rate."""
     config, outcome, rates = seen.training.config, seen.outcome, seen.rates or [math.nan]
     bound = config.clip_grad or math.inf
-    largest = max(filter(math.isfinite, seen.norms), default=0.0)
-    is_fresh = seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
-    is_complete = is_fresh and seen.idle <= outcome.skipped and largest <= 1.01 * bound
-    found = f"{seen.idle} change nothing, {seen.stale} start with old gradients, the largest norm is {largest:.3g}"
+    norms = sorted(filter(math.isfinite, seen.norms)) or [0.0]
+    is_even = 1e-4 * norms[len(norms) // 2] < norms[0]
+    is_fresh = is_even and seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
+    is_complete = is_fresh and seen.idle <= outcome.skipped and norms[-1] <= 1.01 * bound
+    found = f"{seen.idle} change nothing, {seen.stale} keep old gradients, norms {norms[0]:.2g} to {norms[-1]:.2g}"
     top = rates.index(max(rates))
     is_curve = rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
     is_high = math.isclose(rates[top], config.lr, rel_tol=1e-6) and max(rates[0], rates[-1]) < 0.5 * config.lr
-    follows = is_curve and is_high and len(set(rates)) >= 0.8 * len(rates)
-    curve = f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}"
+    follows = is_curve and is_high and len(set(rates)) >= 0.8 * len(rates) and seen.stride <= MOST_STRIDE
+    curve = (
+        f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}, which moves a weight {seen.stride:.2g} times"
+    )
     return [
         Check("learning rate follows its schedule", follows, f"a rise to {config.lr:g}, then a fall", curve),
         Check("every step is complete", is_complete, f"new gradients up to {bound:g} that change the weights", found),
@@ -271,11 +276,8 @@ def _samples(seen: Observer) -> list[Check]:
     rows, different = sum(seen.train_rows.values()), len(seen.train_rows)
     used = seen.gradients[0] / max(seen.gradients[1], 1)
     uses_all = rows == expected and different >= 0.9 * min(size, expected) and used >= 0.98
-    of_val, val_rows, val_different = (
-        len(cast(Any, training.data.validation)),
-        seen.val_rows.total(),
-        len(seen.val_rows),
-    )
+    of_val = len(cast(Any, training.data.validation))
+    val_rows, val_different = seen.val_rows.total(), len(seen.val_rows)
     known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
     sees_all = val_rows % of_val == 0 and val_rows >= 2 * of_val and val_different >= 0.9 * of_val
     is_sound = sees_all and known <= 0.02 * val_rows and not seen.not_evaluating and seen.evaluates_again

@@ -68,4 +68,4 @@ SMOKE = Limits(reach=0.9, control=0.3)  # five seeds: accuracy 0.96 to 0.98, con
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real digits, but only for seconds; ``place``: device, precision, and run_dir."""
-    return Config(**place, control=shuffled, shift=0, max_steps=60, batch_size=24, lr=4e-3, log_every=5)
+    return Config(**place, control=shuffled, shift=0, max_steps=60, batch_size=32, eval_every=20, lr=4e-3, log_every=5)

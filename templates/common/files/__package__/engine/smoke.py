@@ -1,7 +1,7 @@
 """Train for seconds on real data, watch the training from outside, and check that a control doesn't learn.
 
-Nothing that the project reports of itself is taken for granted: gradients are compared with numerical derivatives of the
-loss, steps with AdamW as it was published, and evaluations with ones of other batches.
+Nothing that the project reports of itself is taken for granted: gradients are compared with numerical derivatives of
+the loss, steps with AdamW as it was published, and evaluations with ones of other batches.
 The exit code is 0 only if every check passes. A run on the CPU is never reported as a pass of the GPU.
 """
 
@@ -139,7 +139,8 @@ class Observer(TorchDispatchMode):
     outcome: Outcome  # what the training reports
     repeated: dict[str, float]  # the last evaluation, again
     regrouped: dict[str, float]  # the last evaluation, again, with other batches
-    unscored: int  # samples, of ``SINGLES``, that an evaluation leaves out
+    missing: int  # samples, of ``SINGLES``, of which an evaluation finds nothing
+    alike = 0  # pairs of samples, of as many, that are evaluated as one of them
     is_unchanged: bool  # by evaluations
 
     def __init__(self, training: Training) -> None:
@@ -147,16 +148,20 @@ class Observer(TorchDispatchMode):
         self.training, self.loss = training, training.task.loss
         named = [(name, each) for name, each in training.model.named_parameters() if each.requires_grad]
         self.names, self.weights = [name for name, _ in named], [each for _, each in named]
-        self.flops: list[Counter[torch.dtype]] = [Counter()]  # of each step, by the dtype of the result, after all casts
+        self.flops: list[Counter[torch.dtype]] = [
+            Counter()
+        ]  # of each step, by the dtype of the result, after all casts
         self.val_flops: Counter[torch.dtype] = Counter()
         self.inputs: dict[bool, list[list[Tensor]]] = {True: [], False: []}  # of the model, in training or not
         self.pairs: Counter[tuple[int, int]] = Counter()  # of hashed inputs and answers in training
-        self.wrong_mode = {True: 0, False: 0}  # calls, in training or not, of a model that is not completely in this mode
+        self.wrong_mode = {
+            True: 0,
+            False: 0,
+        }  # calls, in training or not, of a model that is not completely in this mode
         self.used: list[float] = []  # the part of each output in training that has a gradient
         self.rates: list[float] = []
         self.norms: list[Tensor] = []  # of the gradients of each weight that the optimizer gets
         self.errors: list[Tensor] = []  # distance of each weight from where AdamW moves it, by the movement
-        self.still = 0  # steps that don't change the statistics of BatchNorm
         total, part = training.total_steps, max(1, training.total_steps // MOMENTS)
         draw = random.Random(training.config.seed)
         self.moments = {start + draw.randrange(part): Moment() for start in range(0, total, part)}
@@ -165,14 +170,13 @@ class Observer(TorchDispatchMode):
         self._mean = self._square = torch.zeros(len(self._part), device=training.device)
         self._start = self._now = self._sample(self.weights)
         self._steps = 0  # that AdamW makes, without skipped ones
-        self._statistics = self._buffers()
         self._outputs: list[Any] = []
         self._counted = self.val_flops
-        self._hooks = [training.optimizer.register_step_pre_hook(self._before_step)]
-        self._hooks += [training.optimizer.register_step_post_hook(self._after_step)]
+        self.hooks = [training.optimizer.register_step_pre_hook(self._before_step)]
+        self.hooks += [training.optimizer.register_step_post_hook(self._after_step)]
         for model in {training.model, training.evaluated}:
-            self._hooks += [model.register_forward_pre_hook(self._before_call)]
-            self._hooks += [model.register_forward_hook(self._after_call)]
+            self.hooks += [model.register_forward_pre_hook(self._before_call)]
+            self.hooks += [model.register_forward_hook(self._after_call)]
         cast(Any, training.task).loss = self._loss
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -183,11 +187,6 @@ class Observer(TorchDispatchMode):
             tensors = [each for each in args if isinstance(each, Tensor)]
             self._counted[first.dtype] += flops_of(str(function), tensors, first)
         return result
-
-    def leave(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        cast(Any, self.training.task).loss = self.loss
 
     def rows(self, *, is_training: bool) -> Counter[int]:
         """Return how often the model saw each sample, by its hash."""
@@ -230,10 +229,11 @@ class Observer(TorchDispatchMode):
     def _after_call(self, model: Any, inputs: Any, output: Any) -> None:
         self._outputs.append(output.detach().clone() if isinstance(output, Tensor) else None)
         if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(lambda gradient: self.used.append(float(gradient.count_nonzero()) / gradient.numel()))
+            output.register_hook(self._count)
 
-    def _buffers(self) -> list[Tensor]:
-        return [each.detach().clone() for each in self.training.model.buffers() if each.is_floating_point()]
+    def _count(self, gradient: Tensor) -> None:
+        is_used = gradient.flatten(1).any(1) if gradient.dtype == torch.float16 else gradient != 0  # small ones are 0
+        self.used.append(float(is_used.float().mean()))
 
     def _before_step(self, *_: Any) -> None:
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad.detach() for each in self.weights]
@@ -264,8 +264,6 @@ class Observer(TorchDispatchMode):
         error = self._norms(self._now - self._expected) / self._norms(self._expected - self._before).clamp(min=1e-12)
         is_adam = isinstance(self.training.optimizer, torch.optim.AdamW)
         self.errors.append(error if is_adam else 1.0 * (self._norms(self._now - self._before) == 0))
-        statistics, self._statistics = self._statistics, self._buffers()
-        self.still += bool(statistics) and all(map(torch.equal, statistics, self._statistics))
 
 
 def hashes(tensors: Sequence[Tensor]) -> list[int]:
@@ -281,8 +279,10 @@ def pairs_of(batch: Any) -> list[tuple[int, int]]:
 
 
 def part_copied(old: Sequence[Sequence[Tensor]], new: Sequence[Sequence[Tensor]]) -> float:
-    """Return the part of the new samples that are (nearly) old ones: numbers a tenth as far away as most, or texts
-    of which at least half is in windows of old ones."""
+    """Return the part of the new samples that are (nearly) old ones.
+
+    These are numbers a tenth as far away as most, or texts of which half is in windows of old ones.
+    """
     if not any(each.is_floating_point() for each in new[0]):
         known = torch.cat([windows(tokens[0])[0].flatten() for tokens in old]).unique()
         shares = []
@@ -301,7 +301,8 @@ def part_copied(old: Sequence[Sequence[Tensor]], new: Sequence[Sequence[Tensor]]
 def windows(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return a hash of each window of tokens in a row, and whether it has different tokens, so isn't padding."""
     cut = functional.pad(tokens.flatten(1).long(), (0, max(0, WINDOW - tokens[0].numel()))).unfold(1, WINDOW, 1)
-    return (cut * torch.tensor([pow(31, power, 2**31) for power in range(WINDOW)])).sum(2), (cut != cut[:, :, :1]).any(2)
+    factors = torch.tensor([pow(31, power, 2**31) for power in range(WINDOW)])
+    return (cut * factors).sum(2), (cut != cut[:, :, :1]).any(2)
 
 
 def flops_of(name: str, tensors: Sequence[Tensor], result: Tensor) -> int:
@@ -329,7 +330,9 @@ def observe(project: Any, device: torch.device, folder: Path, say: Say, *, shuff
     seen = Observer(training)
     with nullcontext() if shuffled else seen:  # operations of the control are not counted
         seen.outcome = project.fit(training, say=lambda line: None, draw=False)
-    seen.leave()
+    for hook in seen.hooks:
+        hook.remove()
+    cast(Any, training.task).loss = seen.loss
     if not shuffled:
         evaluate_again(seen)
     return seen
@@ -344,19 +347,20 @@ def evaluate_again(seen: Observer) -> None:
     def evaluate(parts: Sequence[Sequence[int]]) -> dict[str, float]:
         training.evaluated.eval()
         with torch.no_grad(), training.amp.autocast():
-            batches = (training.on_device(samples[Draw(list(part), 0)]) for part in parts)
-            return training.task.evaluate(training.evaluated, batches)
+            try:
+                batches = (training.on_device(samples[Draw(list(part), 0)]) for part in parts)
+                return training.task.evaluate(training.evaluated, batches)
+            except (ArithmeticError, IndexError, RuntimeError, ValueError):  # nothing is counted
+                return {}
 
     order = by_chance(count, seed=1).tolist()
     size = 2 * training.config.batch_size + 1
     seen.regrouped = evaluate([order[start : start + size] for start in range(0, count, size)])
-    seen.unscored = 0
-    for index in order[:SINGLES]:
-        try:
-            result = evaluate([[index]])
-            seen.unscored += not math.isfinite(result[training.metric.name])
-        except (ArithmeticError, IndexError, RuntimeError, ValueError):  # of nothing
-            seen.unscored += 1
+    singles = [evaluate([[index]]) for index in order[: SINGLES + 1]]
+    missing = sum(not math.isfinite(each.get(training.metric.name, math.nan)) for each in singles)
+    seen.missing = missing if missing < len(singles) else 0  # some metrics need more samples
+    for number, both in enumerate(evaluate([[*pair]]) for pair in zip(order, order[1 : len(singles)])):
+        seen.alike += any(same_values(both, each, 1e-3, 0.0) for each in singles[number : number + 2])
     seen.is_unchanged = training.state_hash() == seen.outcome.state_hash
 
 
@@ -366,6 +370,8 @@ def derivatives(seen: Observer) -> tuple[Tensor, list[float]]:
 
     The loss is computed in fp32, with all signs of a weight changed by chance, and a step along the gradient.
     """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     model, signs = seen.training.model, torch.Generator().manual_seed(1)
     errors, sizes, norms = torch.zeros(len(seen.names)), torch.zeros(len(seen.names)), []
     for moment in seen.moments.values():
@@ -373,12 +379,15 @@ def derivatives(seen: Observer) -> tuple[Tensor, list[float]]:
             continue
         model.load_state_dict(moment.state)
         train_mode(model)
-        gradients, got = moment.gradients, float(torch.stack([each.norm() for each in moment.gradients]).norm())
-        length = 1e-3 * float(torch.stack([each.norm() for each in seen.weights]).norm()) / max(got, 1e-30)
-        slope = change(seen, moment, {n: length * each for n, each in enumerate(gradients)}) / length / max(got, 1e-30)
+        weights_norm, got = (
+            float(torch.stack([tensor.norm() for tensor in each]).norm()) for each in (seen.weights, moment.gradients)
+        )
+        length = 1e-3 * weights_norm / max(got, 1e-30)
+        steps = {number: length * gradient for number, gradient in enumerate(moment.gradients)}
+        slope = change(seen, moment, steps) / (1e-3 * weights_norm)
         bound = min(slope, seen.training.config.clip_grad or math.inf)
         norms.append(got / bound if bound > 0 else math.inf)
-        for number, (weight, gradient) in enumerate(zip(seen.weights, gradients)):
+        for number, (weight, gradient) in enumerate(zip(seen.weights, moment.gradients)):
             size = max(0.02 * float(weight.square().mean().sqrt()), 1e-3)
             step = size * (2.0 * torch.randint(2, weight.shape, generator=signs) - 1).to(weight)
             found, factor = change(seen, moment, {number: step}), max(slope, 1e-30) / max(got, 1e-30)
@@ -390,32 +399,32 @@ def derivatives(seen: Observer) -> tuple[Tensor, list[float]]:
 
 def change(seen: Observer, moment: Moment, steps: dict[int, Tensor]) -> float:
     """Return half the difference of a moment's loss between weights plus and minus ``steps``."""
-    before, losses = {number: seen.weights[number].clone() for number in steps}, []
-    for sign in (1.0, -1.0):
+    task, half, total = seen.training.task, 0.0, 0.0
+    before = {number: seen.weights[number].clone() for number in steps}
+    for sign in (0.5, -0.5):
         for number, step in steps.items():
-            seen.weights[number].copy_(before[number] + sign * step)
-        shares = [(float(seen.training.task.weight(batch)), batch, numbers) for batch, _, _, numbers in moment.batches]
-        total = 0.0
-        for share, batch, numbers in shares:
+            seen.weights[number].copy_(before[number] + 2 * sign * step)
+        for batch, _, _, numbers in moment.batches:
             set_random_state(numbers)
-            total += share * float(seen.loss(seen.training.model, batch))
-        losses.append(total / max(sum(share for share, *_ in shares), 1e-8))
+            weight = float(task.weight(batch))
+            half, total = half + sign * weight * float(seen.loss(seen.training.model, batch)), total + weight / 2
     for number, each in before.items():
         seen.weights[number].copy_(each)
-    return (losses[0] - losses[1]) / 2
+    return half / max(total, 1e-8)
 
 
 @torch.no_grad()
 def replay(seen: Observer) -> list[float]:
-    """Return how much each loss differs if computed again from the same outputs and answers, in another order."""
+    """Return by how much each loss differs if computed again from the same outputs and answers, in another order."""
     found, model = [], seen.training.model
     for moment in seen.moments.values():
-        for batch, outputs, loss, _ in moment.batches:
+        for batch, outputs, loss, _ in moment.batches if moment.gradients else ():
             if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
                 continue
             order = by_chance(len(outputs[0]), seed=1).to(outputs[0].device)
             hook = model.register_forward_hook(lambda *_, output=outputs[0][order]: output)
-            mixed = {n: x[order] for n, x in batch.items()} if isinstance(batch, dict) else tuple(x[order] for x in batch)
+            is_dict = isinstance(batch, dict)
+            mixed = {n: x[order] for n, x in batch.items()} if is_dict else tuple(x[order] for x in batch)
             with seen.training.amp.autocast():
                 found.append(abs(float(seen.loss(model, mixed)) - loss) / max(abs(loss), 1e-3))
             hook.remove()
@@ -475,8 +484,8 @@ def _gradients(seen: Observer) -> list[Check]:
     least, largest = float(totals.min() / totals.median().clamp(min=1e-30)), float(totals.max())
     missing = (norms == 0).float().mean(0)
     without = f", none for `{seen.names[int(missing.argmax())]}`" if float(missing.max()) > 0.2 else ""
-    mode = f", {seen.wrong_mode[True]} calls in evaluation mode, statistics of BatchNorm still in {seen.still} steps"
-    is_complete = least > 0.01 and largest <= 1.01 * bound and not without and not seen.wrong_mode[True] + seen.still
+    mode = f", {seen.wrong_mode[True]} calls in evaluation mode" if seen.wrong_mode[True] else ""
+    is_complete = least > 0.01 and largest <= 1.01 * bound and not without + mode
     found = f"norms from {least:.2g} of the median to {largest:.3g}{without}{mode}"
     differing = max(replay(seen), default=0.0)
     errors, ratios = derivatives(seen)
@@ -514,14 +523,16 @@ def _evaluations(seen: Observer) -> list[Check]:
     first_epoch = first[: training.order.batches(training.order.size)]
     usual = part_copied(first_epoch[::2], first_epoch[1::2]) if len(first_epoch) > 1 else 0.0
     known = part_copied(first, seen.inputs[False])
-    repeats = same_values(seen.repeated, seen.outcome.evaluation, 1e-5) and seen.is_unchanged
+    repeats = same_values(seen.repeated, seen.outcome.evaluation, 1e-5, 0.0) and seen.is_unchanged
     sees_all = rows > 0 and rows % size == 0 and len(counts) >= 0.9 * size
     is_sound = sees_all and known <= 0.05 + 1.5 * usual and not seen.wrong_mode[False] and repeats
     mode = f"training mode in {seen.wrong_mode[False]} calls" if seen.wrong_mode[False] else "evaluation mode"
     found = f"{rows} samples, {len(counts)} different ones, {known:.1%} (nearly) trained on, {mode}"
-    metric, tested = training.metric.name, min(SINGLES, size)
-    is_alike = same_values(seen.regrouped, seen.outcome.evaluation, 0.03) and seen.unscored in (0, tested)
-    other = f"{metric} {seen.regrouped[metric]:.3f} instead of {seen.outcome.evaluation[metric]:.3f} in other batches"
+    metric, tested = training.metric.name, min(SINGLES, size - 1)
+    is_same = same_values(seen.regrouped, seen.outcome.evaluation, 0.01, 1e-3)
+    is_alike = is_same and not seen.missing and 2 * seen.alike <= tested
+    regrouped, before = seen.regrouped.get(metric, math.nan), seen.outcome.evaluation[metric]
+    other = f"{metric} {regrouped:.3f} instead of {before:.3f} in other batches"
     return [
         Check(
             "evaluation is on unseen data only",
@@ -532,15 +543,16 @@ def _evaluations(seen: Observer) -> list[Check]:
         Check(
             "evaluation scores all samples alike",
             is_alike,
-            "the same values in other batches, and a value for each sample",
-            f"{other}, {seen.unscored} of {tested} samples without a value",
+            "the same values in other batches, which depend on each sample",
+            f"{other}, {seen.missing} samples without a value, {seen.alike} of {tested} pairs evaluated as one sample",
         ),
     ]
 
 
-def same_values(left: dict[str, float], right: dict[str, float], tolerance: float) -> bool:
-    pairs = ((left[name], value) for name, value in right.items() if math.isfinite(value))
-    return all(math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance / 30) for one, other in pairs)
+def same_values(left: dict[str, float], right: dict[str, float], relative: float, absolute: float) -> bool:
+    """Return whether all values that are finite on the right are nearly the same on the left."""
+    pairs = ((left.get(name, math.nan), value) for name, value in right.items() if math.isfinite(value))
+    return all(math.isclose(one, other, rel_tol=relative, abs_tol=absolute) for one, other in pairs)
 
 
 def judge_control(real: Observer, control: Observer, limits: Limits) -> list[Check]:

@@ -148,9 +148,7 @@ class Observer(TorchDispatchMode):
         self.training, self.loss = training, training.task.loss
         named = [(name, each) for name, each in training.model.named_parameters() if each.requires_grad]
         self.names, self.weights = [name for name, _ in named], [each for _, each in named]
-        self.flops: list[Counter[torch.dtype]] = [
-            Counter()
-        ]  # of each step, by the dtype of the result, after all casts
+        self.flops: dict[int, Counter[torch.dtype]] = {}  # of each step, by the dtype of the result, after all casts
         self.val_flops: Counter[torch.dtype] = Counter()
         self.inputs: dict[bool, list[list[Tensor]]] = {True: [], False: []}  # of the model, in training or not
         self.pairs: Counter[tuple[int, int]] = Counter()  # of hashed inputs and answers in training
@@ -159,9 +157,9 @@ class Observer(TorchDispatchMode):
             False: 0,
         }  # calls, in training or not, of a model that is not completely in this mode
         self.used: list[float] = []  # the part of each output in training that has a gradient
-        self.rates: list[float] = []
-        self.norms: list[Tensor] = []  # of the gradients of each weight that the optimizer gets
-        self.errors: list[Tensor] = []  # distance of each weight from where AdamW moves it, by the movement
+        self.rates: dict[int, float] = {}  # of each step
+        self.norms: dict[int, Tensor] = {}  # of the gradients of each weight that the optimizer gets
+        self.errors: dict[int, Tensor] = {}  # distance of each weight from where AdamW moves it, by the movement
         total, part = training.total_steps, max(1, training.total_steps // MOMENTS)
         draw = random.Random(training.config.seed)
         self.moments = {start + draw.randrange(part): Moment() for start in range(0, total, part)}
@@ -218,7 +216,8 @@ class Observer(TorchDispatchMode):
 
     def _before_call(self, model: Any, inputs: tuple[Any, ...]) -> None:
         is_training = torch.is_grad_enabled()
-        self._counted = self.flops[-1] if is_training else self.val_flops
+        step = self.training.step
+        self._counted = self.flops.setdefault(step, Counter()) if is_training else self.val_flops
         self.inputs[is_training].append([each.detach().cpu().clone() for each in inputs if isinstance(each, Tensor)])
         for module in model.modules():
             own = list(module.parameters(recurse=False))
@@ -236,11 +235,13 @@ class Observer(TorchDispatchMode):
         self.used.append(float(is_used.float().mean()))
 
     def _before_step(self, *_: Any) -> None:
+        if (step := self.training.step) in self.rates:  # a patched step that calls the original one
+            return
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad.detach() for each in self.weights]
-        if self.training.step in self.moments:
-            self.moments[self.training.step].gradients = [each.float().clone() for each in gradients]
-        self.norms.append(torch.stack([each.float().norm() for each in gradients]).cpu())
-        self.rates.append(max(group["lr"] for group in self.training.optimizer.param_groups))
+        if step in self.moments:
+            self.moments[step].gradients = [each.float().clone() for each in gradients]
+        self.norms[step] = torch.stack([each.float().norm() for each in gradients]).cpu()
+        self.rates[step] = max(group["lr"] for group in self.training.optimizer.param_groups)
         self._before, self._expected = self._sample(self.weights), self._moved_by_adam(self._sample(gradients))
 
     def _moved_by_adam(self, gradient: Tensor) -> Tensor:
@@ -259,11 +260,10 @@ class Observer(TorchDispatchMode):
         return before * (1 - rate * decay) - rate * self._mean / (1 - first**self._steps) / divisor
 
     def _after_step(self, *_: Any) -> None:
-        self.flops.append(Counter())
         self._now = self._sample(self.weights)
         error = self._norms(self._now - self._expected) / self._norms(self._expected - self._before).clamp(min=1e-12)
         is_adam = isinstance(self.training.optimizer, torch.optim.AdamW)
-        self.errors.append(error if is_adam else 1.0 * (self._norms(self._now - self._before) == 0))
+        self.errors[self.training.step] = error if is_adam else 1.0 * (self._norms(self._now - self._before) == 0)
 
 
 def hashes(tensors: Sequence[Tensor]) -> list[int]:
@@ -439,7 +439,7 @@ def judge(seen: Observer, limits: Limits) -> list[Check]:
     readings = f"{len(outcome.losses)} readings, {bad} not finite, {outcome.skipped} of {outcome.steps} steps skipped"
     falls, ratio = not bad and last * limits.loss_ratio <= first, f"at most 1/{limits.loss_ratio:g} of the first"
     reached, reach = metric.reaches(score, limits.reach), f"{metric.in_words(reach=True)} {limits.reach}"
-    low_share, of_val = min(map(share_of_low, seen.flops[:-1]), default=0.0), share_of_low(seen.val_flops)
+    low_share, of_val = min(map(share_of_low, seen.flops.values()), default=0.0), share_of_low(seen.val_flops)
     low = f"{low_share:.1%} in the step with the least, {of_val:.1%} in evaluations"
     is_low = min(low_share, of_val) >= LOW_SHARE
     wanted = f"bf16 or fp16 in {LOW_SHARE:.0%} of the FLOPs of matrix products and convolutions"
@@ -461,13 +461,13 @@ def share_of_low(flops: Counter[torch.dtype]) -> float:
 
 def _steps(seen: Observer) -> list[Check]:
     """Check that the learning rate follows its schedule, and that each step moves the weights by it."""
-    config, rates = seen.training.config, seen.rates or [math.nan]
+    config, rates = seen.training.config, list(seen.rates.values()) or [math.nan]
     top = rates.index(max(rates))
     is_curve = rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
     is_high = math.isclose(rates[top], config.lr, rel_tol=1e-6) and max(rates[0], rates[-1]) < 0.5 * config.lr
     follows = is_curve and is_high and len(set(rates)) >= 0.8 * len(rates)
     curve = f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}"
-    errors = torch.stack(seen.errors) if seen.errors else torch.ones(1, len(seen.names))
+    errors = torch.stack(list(seen.errors.values()) or [torch.ones(len(seen.names))])
     step, number = divmod(int(errors.argmax()), len(seen.names))
     moves = f"{float(errors.max()):.1%} off at most, `{seen.names[number]}` in step {step + 1}"
     wanted = "as AdamW moves them at the learning rate, within 5%"
@@ -479,7 +479,8 @@ def _steps(seen: Observer) -> list[Check]:
 
 def _gradients(seen: Observer) -> list[Check]:
     """Check that each step has the gradients of the complete loss for all weights, clipped, in training mode."""
-    bound, norms = seen.training.config.clip_grad or math.inf, torch.stack(seen.norms or [torch.zeros(len(seen.names))])
+    bound = seen.training.config.clip_grad or math.inf
+    norms = torch.stack(list(seen.norms.values()) or [torch.zeros(len(seen.names))])
     totals = norms.square().sum(1).sqrt()
     least, largest = float(totals.min() / totals.median().clamp(min=1e-30)), float(totals.max())
     missing = (norms == 0).float().mean(0)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -257,7 +258,8 @@ class Observer(TorchDispatchMode):
         self._mean = first * self._mean + (1 - first) * gradient
         self._square = second * self._square + (1 - second) * gradient.square()
         divisor = (self._square / (1 - second**self._steps)).sqrt() + epsilon
-        return before * (1 - rate * decay) - rate * self._mean / (1 - first**self._steps) / divisor
+        moved: Tensor = before * (1 - rate * decay) - rate * self._mean / (1 - first**self._steps) / divisor
+        return moved
 
     def _after_step(self, *_: Any) -> None:
         self._now = self._sample(self.weights)
@@ -359,7 +361,7 @@ def evaluate_again(seen: Observer) -> None:
     singles = [evaluate([[index]]) for index in order[: SINGLES + 1]]
     missing = sum(not math.isfinite(each.get(training.metric.name, math.nan)) for each in singles)
     seen.missing = missing if missing < len(singles) else 0  # some metrics need more samples
-    for number, both in enumerate(evaluate([[*pair]]) for pair in zip(order, order[1 : len(singles)])):
+    for number, both in enumerate(evaluate([[*pair]]) for pair in pairwise(order[: len(singles)])):
         seen.alike += any(same_values(both, each, 1e-3, 0.0) for each in singles[number : number + 2])
     seen.is_unchanged = training.state_hash() == seen.outcome.state_hash
 
@@ -424,7 +426,7 @@ def replay(seen: Observer) -> list[float]:
             order = by_chance(len(outputs[0]), seed=1).to(outputs[0].device)
             hook = model.register_forward_hook(lambda *_, output=outputs[0][order]: output)
             is_dict = isinstance(batch, dict)
-            mixed = {n: x[order] for n, x in batch.items()} if is_dict else tuple(x[order] for x in batch)
+            mixed: Any = {n: x[order] for n, x in batch.items()} if is_dict else tuple(x[order] for x in batch)
             with seen.training.amp.autocast():
                 found.append(abs(float(seen.loss(model, mixed)) - loss) / max(abs(loss), 1e-3))
             hook.remove()

@@ -15,6 +15,17 @@ SMOKE = "tests/test_smoke.py"
 FLOAT = 'with torch.autocast("cpu", enabled=False):'
 BLOCK = "        return cast(Tensor, self.activation(self.body(images) + self.shortcut(images)))\n"
 LOSS = "model(images), targets, self.class_weights"
+SCORED = "            confusion.add({})\n"
+SCORE = SCORED.format("model(as_float(images)), labels")
+TARGETS = "        config, (images, targets) = self.config, batch\n"
+NEARLY_TRAINED = (
+    "validation=Tensors(images[held_back], labels[held_back])",
+    "validation=Tensors(images[kept][:359] + 1e-4, labels[kept][:359])",
+)
+NEARLY_VALIDATED = (
+    "train=Tensors(images[kept], labels[kept])",
+    "train=Tensors(torch.cat([images[kept], images[held_back] * 0.99]), torch.cat([labels[kept], labels[held_back]]))",
+)
 
 INSIDE = (
     Fault(
@@ -54,6 +65,15 @@ INSIDE = (
     Fault("half of the images ignored", "task", LOSS, "model(images[::2]), targets[::2], self.class_weights", SMOKE),
     Fault("constant loss", "task", "return losses.mean()", "return 0 * losses.mean()", SMOKE),
     Fault("the same batch again", "engine/loader", "[first:end]", "[: end - first]", SMOKE),
+    Fault("the same samples again after an epoch", "engine/loader", "        start = self.position\n", "        start = self.position\n        indices = [each % 9 for each in indices] if self.epoch else indices\n", SMOKE),
+    Fault("half of each validation batch not scored", "task", SCORE, SCORED.format("model(as_float(images))[::2], labels[::2]"), SMOKE),
+    Fault("a class not scored", "task", SCORE, SCORED.format("model(as_float(images))[labels != 3], labels[labels != 3]"), SMOKE),
+    Fault("validation images scored until the fifth batch", "task", SCORE, f"{SCORE}            if labels.sum() % 5 == 0:\n                break\n", SMOKE),
+    Fault("validation images that are nearly training images", "data", *NEARLY_TRAINED, SMOKE),
+    Fault("training images that are nearly validation images", "data", *NEARLY_VALIDATED, SMOKE),
+    Fault("control with other labels in each step", "task", TARGETS, f"{TARGETS}        targets = targets[torch.randperm(len(targets))] if config.control else targets\n", SMOKE),
+    Fault("control with labels of the batch turned round", "task", TARGETS, f"{TARGETS}        targets = targets.flip(0) if config.control else targets\n", SMOKE),
+    Fault("control with other labels in each epoch", "engine/loader", "self.answer_of[index] for", "int(torch.randint(len(self), ())) for", SMOKE),
 )  # fmt: skip
 
 OUTSIDE = {
@@ -178,6 +198,94 @@ torch.utils.data.DataLoader.__init__ = init
     "labels of other images": """
 old = torch.Tensor.argmax
 torch.Tensor.argmax = lambda self, *rest, **more: old(self, *rest, **more).roll(1)
+""",
+    "AdamW steps at a constant rate": """
+import torch.optim.adam as adam, torch.optim.adamw as adamw
+def wrap(old):
+    return lambda *rest, **more: old(*rest, **{**more, "lr": more["lr"] * 0 + 4e-3})
+for module, name in ((adam, "adam"), (adamw, "adamw")):
+    if hasattr(module, name):
+        setattr(module, name, wrap(getattr(module, name)))
+""",
+    "AdamW forgets its averages": """
+old = torch.optim.AdamW.step
+def step(self, closure=None):
+    self.state.clear()
+    return old(self)
+torch.optim.AdamW.step = step
+""",
+    "half of the weights move too little": """
+old = torch.optim.AdamW.step
+def step(self, closure=None):
+    weights = [each for group in self.param_groups for each in group["params"]]
+    before = [each.detach().clone() for each in weights]
+    old(self)
+    with torch.no_grad():
+        for each, then in list(zip(weights, before))[::2]:
+            each.lerp_(then, 0.2)
+torch.optim.AdamW.step = step
+""",
+    "batch norm of the batch without gradients": """
+old = torch.nn.functional.batch_norm
+def norm(images, mean, variance, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    if not torch.is_grad_enabled():
+        return old(images, None, None, weight, bias, True, 0.0, eps)
+    return old(images, mean, variance, weight, bias, training, momentum, eps)
+torch.nn.functional.batch_norm = norm
+""",
+    "half of each batch detached after a while": """
+old, count = torch.nn.functional.cross_entropy, [0]
+def loss(scores, labels, *rest, **more):
+    count[0] += scores.requires_grad
+    if scores.requires_grad and count[0] > 15:
+        scores = torch.cat([scores[::2].detach(), scores[1::2]])
+        labels = torch.cat([labels[::2], labels[1::2]])
+    return old(scores, labels, *rest, **more)
+torch.nn.functional.cross_entropy = loss
+""",
+    "half of the loss after a while": """
+old, count = torch.nn.functional.cross_entropy, [0]
+def loss(scores, labels, *rest, **more):
+    count[0] += scores.requires_grad
+    losses = old(scores, labels, *rest, **more)
+    if scores.requires_grad and count[0] > 15:
+        losses = losses * (torch.arange(len(losses)) % 2 * 1.998 + 0.001)
+    return losses
+torch.nn.functional.cross_entropy = loss
+""",
+    "convolutions without gradients": """
+old = torch.nn.functional.conv2d
+def conv(images, weight, *rest):
+    return old(images, weight.detach() + 0 * weight if len(weight) == weight.shape[1] == 16 else weight, *rest)
+torch.nn.functional.conv2d = conv
+""",
+    "convolutions with a part of their gradients": """
+old = torch.nn.functional.conv2d
+def conv(images, weight, *rest):
+    is_slow = len(weight) == weight.shape[1] == 16
+    return old(images, weight.detach() * 0.9 + 0.1 * weight if is_slow else weight, *rest)
+torch.nn.functional.conv2d = conv
+""",
+    "every third backward is nearly zero": """
+old, count = torch.Tensor.backward, [0]
+def backward(self, *rest, **more):
+    count[0] += 1
+    return old(self if count[0] % 3 else 1e-12 * self, *rest, **more)
+torch.Tensor.backward = backward
+""",
+    "no autocast in evaluation": """
+old = torch.autocast.__enter__
+def enter(self):
+    self._enabled = self._enabled and torch.is_grad_enabled()
+    return old(self)
+torch.autocast.__enter__ = enter
+""",
+    "evaluation mode until the end": """
+old, count = torch.nn.Module.train, [0]
+def train(self, mode=True):
+    count[0] += mode
+    return old(self, mode and count[0] < 90)
+torch.nn.Module.train = train
 """,
 }
 

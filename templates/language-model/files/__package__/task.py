@@ -81,4 +81,4 @@ SMOKE = Limits(reach=4.2, control=4.6, loss_ratio=1.8, shuffled="text")
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """A small model and real text, but only for seconds; ``place``: device, precision, and run_dir."""
     size: dict[str, Any] = {"size": "nano", "context": 32, "batch_size": 16, "val_windows": 200}
-    return Config(**place, **size, control=shuffled, max_steps=200, lr=1e-2, log_every=5)
+    return Config(**place, **size, control=shuffled, max_steps=200, eval_every=90, lr=1e-2, log_every=5)

@@ -88,4 +88,4 @@ SMOKE = Limits(reach=0.75, control=0.5, loss_ratio=2.5, shuffled="masks")
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real coins, but only for seconds; ``place``: device, precision, and run_dir."""
     size: dict[str, Any] = {"crop": 32, "width": 8, "batch_size": 8}
-    return Config(**place, **size, control=shuffled, flip=False, max_steps=80, lr=1e-2, log_every=5)
+    return Config(**place, **size, control=shuffled, flip=False, max_steps=80, eval_every=30, lr=1e-2, log_every=5)

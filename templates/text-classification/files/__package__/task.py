@@ -56,4 +56,4 @@ def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real texts, but only for seconds; ``place``: device, precision, and run_dir."""
     still: dict[str, Any] = {"dropout": 0.0, "ngram_dropout": 0.0, "token_dropout": 0.0, "label_smoothing": 0.0}
     size: dict[str, Any] = {"model": "nano", "context": 64, "batch_size": 32}
-    return Config(**place, **size, **still, control=shuffled, max_steps=80, lr=1e-2, log_every=5)
+    return Config(**place, **size, **still, control=shuffled, max_steps=80, eval_every=50, lr=1e-2, log_every=5)

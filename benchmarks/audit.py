@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 assert sys.platform != "win32"
 
@@ -29,8 +30,7 @@ LARGE_BYTES = 10_000_000
 SMALL_BYTES = 5_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
+class Measure(Struct, frozen=True, kw_only=True):
     """One run: wall-clock and CPU time, and peak memory."""
 
     seconds: float

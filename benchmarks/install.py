@@ -24,8 +24,9 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 assert sys.platform != "win32"
 
@@ -79,8 +80,7 @@ os._exit(0)
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
+class Measure(Struct, frozen=True, kw_only=True):
     """One run: wall-clock and CPU seconds, and the peak memory of its largest process."""
 
     seconds: float

@@ -22,9 +22,10 @@ import tempfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -34,8 +35,7 @@ SPLITS = (2000, 2001, 2002, 2003, 2004)
 Scores = dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """A template with its metric, and a function from its data to the scores of baselines, the classic one first."""
 
     template: str
@@ -45,8 +45,7 @@ class Case:
     lower_is_better: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """The scores of the seeds, and the baselines."""
 
     name: str

@@ -14,13 +14,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from envforge.base.net import from_netrc
 from envforge.catalogue.signing import key_id, read_public_key
@@ -84,8 +84,7 @@ CONTENTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """A document below the project or the home directory, and the command that reads it. ``base`` is its neighbor."""
 
     path: str

@@ -119,7 +119,7 @@ def deeds_of(tree: ast.AST) -> Iterator[str]:
             owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
             if (owner, node.func.attr) in _PARSERS | {("tomllib", "loads"), ("tomllib", "load")}:
                 yield "parse"
-            # `str.replace` has two arguments, and `dataclasses.replace` is a name
+            # `str.replace` has two arguments, and `msgspec.structs.replace` is a name
             is_rename = node.func.attr == "rename" or (node.func.attr == "replace" and len(node.args) == 1)
             if (is_rename and not node.keywords) or (owner == "os" and node.func.attr in {"replace", "rename"}):
                 yield "rename"

@@ -21,11 +21,12 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
+
+from msgspec import Struct
 
 _CHILD = "--child"
 _WATCHED = ["envforge", "configparser", "html", "netrc", "packaging", "tomllib"]
@@ -104,8 +105,7 @@ KEY = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
 CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reader:
+class Reader(Struct, frozen=True, kw_only=True):
     """``read`` gets the path of the input, which is ``path`` in a directory.
 
     ``seeds`` are the first inputs: a text, files of this repository, ``project:`` and a file of a project, or a call.

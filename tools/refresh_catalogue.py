@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
+from msgspec import Struct, field
 
 from envforge.catalogue.index import PLACEHOLDER
 from envforge.errors import EnvforgeError
@@ -37,8 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _INDEX_FILES = re.compile(r"https://[\w.-]+/packages/(?=[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/)")
 
 
-@dataclass
-class Refresher:
+class Refresher(Struct):
     """A solver of plans, which compares the results with the stored catalogue."""
 
     stored: Path

@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from junitparser import JUnitXml
+from msgspec import Struct
 
 from envforge.base.data_files import templates_root
 from envforge.lock.environment_spec import render_texts
@@ -33,8 +33,7 @@ NAME = "trial"
 LAST_LINES = 60
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     """The test results of one project with one interpreter; ``said`` is pytest's output."""
 
     exit_code: int

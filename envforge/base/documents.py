@@ -12,12 +12,12 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.files import regular
@@ -94,8 +94,7 @@ _DESCRIBED = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
+class Document(Struct, frozen=True, kw_only=True):
     """How errors describe a document.
 
     ``damaged`` starts each message, such as "the lockfile `x` is invalid". ``hint`` is the text of the hint;
@@ -382,7 +381,7 @@ def _types_inside(type_: Any, name: str) -> list[Any]:
         return _types_inside(get_args(type_)[0], name)
     if get_origin(type_) in (Union, UnionType):
         return [inner for each in get_args(type_) for inner in _types_inside(each, name)]
-    if is_dataclass(type_) and isinstance(type_, type):
+    if isinstance(type_, type) and issubclass(type_, Struct):
         hints = get_type_hints(type_, include_extras=True)
         return [hints[name]] if name in hints else []
     return [each for each in get_args(type_)[-1 if get_origin(type_) is dict else 0 :] if each is not ...]
@@ -419,10 +418,10 @@ def _in_words(message: str, types: list[Any]) -> str:
 
 
 def _unknown_fields(value: object, converted: object, path: str = "") -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the path and the name of each field that the dataclasses in ``converted`` lack, and their fields."""
+    """Yield the path and the name of each field that the structs in ``converted`` lack, and their fields."""
     if isinstance(value, dict):
-        if is_dataclass(converted):
-            known = {each.name: getattr(converted, each.name) for each in fields(converted)}
+        if isinstance(converted, Struct):
+            known = {each: getattr(converted, each) for each in converted.__struct_fields__}
         elif isinstance(converted, dict):
             known = converted
         else:
@@ -430,7 +429,7 @@ def _unknown_fields(value: object, converted: object, path: str = "") -> Iterato
         for name, item in value.items():
             if name in known:
                 yield from _unknown_fields(item, known[name], _join(path, str(name)))
-            elif is_dataclass(converted):
+            elif isinstance(converted, Struct):
                 yield path, str(name), sorted(known)
     elif isinstance(value, list) and isinstance(converted, (list, tuple)):
         for index, (item, other) in enumerate(zip(value, converted, strict=True)):

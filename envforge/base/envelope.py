@@ -6,7 +6,6 @@ import enum
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,13 +17,14 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def to_json(value: object, *, omit_none: bool = False) -> Json:
-    """Return a value as JSON: dataclasses as objects, tuples as lists, enums by value, versions and paths as strings.
+    """Return a value as JSON: structs as objects, tuples as lists, enums by value, versions and paths as strings.
 
     A number that isn't finite becomes None, because JSON has no such numbers. ``omit_none`` leaves out fields that are
     ``None``, because TOML has no null.
     """
-    if is_dataclass(value):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
+    names = getattr(value, "__struct_fields__", None)  # `envforge --help` doesn't import msgspec
+    if names is not None:
+        value = {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         return {
             str(name): to_json(item, omit_none=omit_none)
@@ -41,8 +41,8 @@ def to_json(value: object, *, omit_none: bool = False) -> Json:
 
 
 def fields_to_json(value: Any, *without: str) -> dict[str, Json]:
-    """Return the fields of a dataclass as JSON, except those named in ``without``."""
-    return {each.name: to_json(getattr(value, each.name)) for each in fields(value) if each.name not in without}
+    """Return the fields of a struct as JSON, except those named in ``without``."""
+    return {name: to_json(getattr(value, name)) for name in value.__struct_fields__ if name not in without}
 
 
 def success(command: str, result: Json) -> str:

@@ -7,8 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from envforge.base.urls import Url, hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
@@ -49,8 +50,7 @@ _OF_A_HOOK = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GitEnd:
+class GitEnd(Struct, frozen=True, kw_only=True):
     """How git ended; ``stderr`` contains no secret of a URL."""
 
     code: int

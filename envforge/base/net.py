@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
+
+from msgspec import Struct
 
 from envforge.base.files import regular
 from envforge.base.urls import MIRRORS_VARIABLE, VARIABLE, Url, show_url, without_user
@@ -62,8 +63,7 @@ class ConnectionLostError(NetworkError):
     """The connection was closed before the end of the response."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """The response to a request, whose body is still to be read; ``url`` is the last one after redirects."""
 
     _raw: BaseHTTPResponse

@@ -15,14 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProcessEnd:
+
+class ProcessEnd(Struct, frozen=True, kw_only=True):
     """How a process ended. ``exit_code`` None: it ran out of time; ``signal`` names what killed it, as ``SIGSEGV``."""
 
     seconds: float
@@ -63,8 +63,7 @@ def _ignore(_value: object) -> None:
     """Ignore progress."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Child:
+class Child(Struct, frozen=True, kw_only=True):
     """The command, variables, directory, and time limit (in seconds) of a child process.
 
     ``hear`` receives each JSON line at once; ``tick`` receives the elapsed seconds every ``TICK_S`` seconds.

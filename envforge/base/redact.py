@@ -7,16 +7,17 @@ Other identities are found by their grammar, see ``KINDS``. Four numbers are an 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.urls import hide_secrets
 from envforge.errors import ESCAPE_SEQUENCE
@@ -363,8 +364,7 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True, kw_only=True):
     """The names to search for: of the user, of hosts, and of the home directory. Unknown ones are empty."""
 
     user: str = ""
@@ -478,7 +478,7 @@ def redact_texts(value: T, clean: TextChange) -> T:
 
 
 def change_texts(value: T, change: TextChange) -> T:
-    """Return a copy of a value of dataclasses, tuples, lists, and dicts with each string changed, but no dict key."""
+    """Return a copy of a value of structs, tuples, lists, and dicts with each string changed, but no dict key."""
     return cast("T", _changed(value, lambda text, _label: change(text), None))
 
 
@@ -498,12 +498,12 @@ def _changed(value: Any, change: Callable[[str, str], str], label: str | None) -
         if label is None:
             return {key: _changed(item, change, None) for key, item in value.items()}
         return _changed_dict(value, change, label)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [each.name for each in dataclasses.fields(value)]
+    if isinstance(value, Struct):
+        names = value.__struct_fields__
         labels = {name: label if name in _UNLABELLED or label is None else name for name in names}
         kept = _CONSTANT if label is not None else frozenset[str]()
         changed = {name: _changed(getattr(value, name), change, labels[name]) for name in names if name not in kept}
-        return dataclasses.replace(value, **changed)
+        return replace(value, **changed)
     return value
 
 

@@ -16,12 +16,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
+from msgspec import Struct
+
 from envforge.base.documents import Document
+from envforge.base.envelope import to_json
 from envforge.base.files import file_lock, sync_folder, write_synced
 from envforge.errors import EnvforgeError, OutsideError
 
@@ -74,8 +76,7 @@ class TargetError(EnvforgeError):
     """The target can't be written into."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedFile:
+class PlannedFile(Struct, frozen=True, kw_only=True):
     """One file of the project: its path from the target, and its bytes."""
 
     path: PurePosixPath
@@ -83,8 +84,7 @@ class PlannedFile:
     executable: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Swap:
+class Swap(Struct, frozen=True, kw_only=True):
     """What changes in a target; ``removed`` and ``kept`` name existing files.
 
     ``kept`` pairs a user's file, whose path a new file needs, with the name that it gets.
@@ -171,8 +171,7 @@ def staging(target: Path) -> Iterator[Path]:
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SwapJournal:
+class _SwapJournal(Struct, frozen=True, kw_only=True):
     """What a change does to the target, as paths relative to it; ``folders`` are those that it creates."""
 
     created: tuple[str, ...]
@@ -219,7 +218,7 @@ def _write_journal(swap: Swap, stage: Path, target: Path) -> None:
         folders=tuple(sorted(str(folder) for folder in folders)),
         kept={str(path): str(name) for path, name in swap.kept},
     )
-    write_synced(stage / f"{_JOURNAL}.tmp", json.dumps(asdict(journal)).encode())
+    write_synced(stage / f"{_JOURNAL}.tmp", json.dumps(to_json(journal)).encode())
     (stage / f"{_JOURNAL}.tmp").rename(stage / _JOURNAL)
     sync_folder(stage)
 

@@ -10,10 +10,12 @@ import re
 import string
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.errors import RequestError, printable
 
@@ -52,8 +54,7 @@ HIDDEN = "\u2026"
 _SCP = re.compile(r"(?P<user>[^/:@\s][^/\s]*)@(?P<host>[\w.-]+|\[[\w:.]+\]):(?!//)(?P<path>.+)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Url:
+class Url(Struct, frozen=True):
     """A valid URL, or the form ``user@host:path`` of git, whose scheme is then ``ssh``.
 
     ``host`` is lower case and without brackets; ``user_info`` and ``path`` are as written, with percent escapes.
@@ -198,8 +199,7 @@ def _has_secrets(text: str) -> bool:
     return any(_without_logins(other) != other for other in (VARIABLE.sub("", each) for each in (*others, text[end:])))
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """The parts of a URL between ``start``, after its ``//``, and ``end``; ``user`` has its ``@``.
 
     Of a text that isn't a valid URL, every part is in ``user``.
@@ -361,8 +361,7 @@ MIRRORS_VARIABLE = "ENVFORGE_MIRRORS"
 _MIRROR_RULE = re.compile(r"(?P<original>[a-z][a-z0-9+]*://[^=\s]+)=(?P<replacement>[a-z][a-z0-9+]*:/[^\s]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Mirrors:
+class Mirrors(Struct, frozen=True):
     """Pairs of URL prefixes (original, replacement); the first match applies."""
 
     rules: tuple[tuple[str, str], ...] = ()

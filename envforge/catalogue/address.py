@@ -9,11 +9,12 @@ import os
 import posixpath
 import re
 import unicodedata
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from envforge.base.urls import Url, show_url
 from envforge.errors import RequestError
@@ -25,14 +26,13 @@ _OF_AZURE = {"abfs", "abfss", "adl", "az"}
 _USUAL_PORTS = {None, 22, 80, 443}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """The URL of a catalogue. ``rev`` (branch, tag, or commit) and ``subdirectory`` apply to git."""
 
     kind: Literal["folder", "git", "web", "objects"]
     location: str
     rev: str | None = None
-    subdirectory: PurePosixPath = PurePosixPath()  # noqa: RUF009 - frozen
+    subdirectory: PurePosixPath = PurePosixPath()
 
     @property
     def public(self) -> str:

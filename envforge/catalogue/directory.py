@@ -9,9 +9,10 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct
 
 from envforge.base.files import file_lock, write_atomic
 from envforge.base.suggest import nearest
@@ -29,8 +30,7 @@ Catalogue: TypeAlias = "FolderCatalogue | GitCatalogue | ObjectCatalogue | WebCa
 _LOCK = ".index.lock"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Addition:
+class Addition(Struct, frozen=True, kw_only=True):
     """A lockfile to publish: its row of the index, its files, the signer of the index, and the catalogue's key."""
 
     row: Mapping[str, Any]
@@ -39,8 +39,7 @@ class Addition:
     public_key: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FolderCatalogue:
+class FolderCatalogue(Struct, frozen=True, kw_only=True):
     """A catalogue that is read without a copy."""
 
     address: Address

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from envforge.base.git import NETWORK_TIMEOUT_S, GitEnd, has_git, run_git
 from envforge.base.urls import show_url
@@ -23,8 +24,7 @@ _run = partial(run_git, timeout_s=NETWORK_TIMEOUT_S)
 _REJECTED = re.compile(r"\[(remote )?rejected\]|non-fast-forward|fetch first|cannot lock ref|failed to update ref")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GitCatalogue:
+class GitCatalogue(Struct, frozen=True, kw_only=True):
     """A catalogue in the clone ``work``."""
 
     address: Address

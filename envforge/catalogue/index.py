@@ -12,12 +12,13 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root, read_settings, read_settings_table, settings_error, user_file
@@ -37,8 +38,7 @@ PLACEHOLDER = "https://python-index.invalid/packages/"
 """Replaces the root URL of the package index's files in a stored lockfile. ``.invalid`` never resolves (RFC 2606)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockedBuild:
+class LockedBuild(Struct, frozen=True, kw_only=True):
     """The PyTorch build in a stored lockfile."""
 
     torch: Version
@@ -48,16 +48,14 @@ class LockedBuild:
     index_url: Printable
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True, kw_only=True):
     """Who added an entry to a team's catalogue, and when (UTC). Both are stated by the publisher, not verified."""
 
     by: Printable
     at: Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CatalogueEntry:
+class CatalogueEntry(Struct, frozen=True, kw_only=True):
     """One stored lockfile. ``date`` is the day (UTC) of its newest package record, or of its publication.
 
     ``published`` is set only in a team's catalogue. ``signed_by`` is the id of the minisign key of the signature next
@@ -97,8 +95,7 @@ class CatalogueEntry:
 CatalogueId: TypeAlias = Annotated[str, matching("[0-9a-f]{32}", "the ID of a catalogue, 32 hexadecimal digits")]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Index:
+class Index(Struct, frozen=True, kw_only=True):
     """The index of a catalogue.
 
     ``serial`` counts the signed publications, so that an older index is recognized. ``id`` was chosen by the first one,
@@ -276,8 +273,7 @@ CATALOGUE_VARIABLE = "ENVFORGE_CATALOGUE"
 PROJECT_FILE = "envforge.toml"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChosenCatalogue:
+class ChosenCatalogue(Struct, frozen=True, kw_only=True):
     """The URL of a catalogue, where it was configured, and the minisign key that must have signed its lockfiles."""
 
     address: Address

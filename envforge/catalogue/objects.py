@@ -12,11 +12,12 @@ import importlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from envforge.base.net import Client, NetworkError
 from envforge.catalogue.address import Address
@@ -32,8 +33,7 @@ _LONGEST_NAME = 200  # bytes of a publisher's name that an error shows
 _TOO_LONG = f"the file has more than {_LONGEST_BYTES >> 20} MB"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectCatalogue:
+class ObjectCatalogue(Struct, frozen=True, kw_only=True):
     """A catalogue at ``base`` in the fsspec file system ``store``; ``root`` is the local copy."""
 
     address: Address
@@ -149,8 +149,7 @@ def _failed(what: str, address: Address, error: Exception) -> EnvforgeError:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WebCatalogue:
+class WebCatalogue(Struct, frozen=True, kw_only=True):
     """A catalogue on a web server; ``root`` is the local copy."""
 
     address: Address

@@ -7,10 +7,10 @@ import hashlib
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.envelope import Json
@@ -31,8 +31,7 @@ from envforge.pytorch.matrix import PYTORCH_INDEX, Build, load_matrix
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishRequest:
+class PublishRequest(Struct, frozen=True, kw_only=True):
     """One publication. ``size_of`` returns the size of a package's file in bytes, if known."""
 
     lockfile: Path

@@ -16,10 +16,12 @@ import json
 import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from envforge.base.documents import Document, Natural, Sha256
 from envforge.base.files import regular, write_atomic
@@ -32,8 +34,7 @@ _KEY_LENGTH = 56
 _KEY_HINT = "use the second line of the .pub file (56 characters that start with RW), or the path of the file"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signer:
+class Signer(Struct, frozen=True, kw_only=True):
     """A minisign secret key and its password."""
 
     secret_key: bytes
@@ -108,8 +109,7 @@ def verify_signature(entry: CatalogueEntry, data: bytes, public_key: str) -> Non
     verify(what, Signed(data=data, comment=_comment(entry), signature=signature), public_key)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True, kw_only=True):
     """Bytes with their signature, and the trusted comment that it must have."""
 
     data: bytes
@@ -215,8 +215,7 @@ def index_bytes(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexState:
+class IndexState(Struct, frozen=True, kw_only=True):
     """What identifies the state of an index: its serial, its catalogue, and the SHA-256 of what is signed."""
 
     serial: Natural = 0
@@ -237,8 +236,7 @@ def verify_index(root: Path, public_key: str) -> IndexState:
     return IndexState(serial=index.serial, id=index.id, sha256=hashlib.sha256(data).hexdigest())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SeenIndex(IndexState):
+class _SeenIndex(IndexState, frozen=True, kw_only=True):
     """The newest index of a signed catalogue that this computer has read."""
 
     catalogue: str

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
@@ -48,8 +49,7 @@ _HEADINGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditOptions:
+class AuditOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge audit``."""
 
     lock: Annotated[Path | None, Argument()] = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.cli import print_result
 from envforge.cli.options import (
@@ -29,16 +30,14 @@ if TYPE_CHECKING:
     from envforge.prefix.values import InstallProgress, InstallRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bundled:
+class _Bundled(Struct, frozen=True, kw_only=True):
     file: Path
     platform: str
     packages: int
     bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BundleOptions:
+class BundleOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge bundle``."""
 
     lock: Annotated[Path | None, Argument()] = None

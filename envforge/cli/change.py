@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.cli import print_result
 from envforge.cli.lock import report_json, report_words, stale_pylock, stale_warnings
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from envforge.lock.request import LockReport, LockRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChangeOptions:
+class ChangeOptions(Struct, frozen=True, kw_only=True):
     """The files to change, and how."""
 
     sources: FileOptions
@@ -40,8 +39,7 @@ class ChangeOptions:
         return self.sources.request(self.mirrors)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AddOptions:
+class AddOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge add``."""
 
     packages: Annotated[tuple[str, ...], Argument(metavar="PACKAGE...")]
@@ -49,8 +47,7 @@ class AddOptions:
     change: ChangeOptions
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemoveOptions:
+class RemoveOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge remove``."""
 
     packages: Annotated[tuple[str, ...], Argument(metavar="PACKAGE...")]

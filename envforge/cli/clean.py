@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.base.envelope import fields_to_json
 from envforge.cli import print_result
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from envforge.prefix.clean import Cleaning, Places
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CleanOptions:
+class CleanOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge clean``."""
 
     dry_run: Annotated[bool, Option("Show what would be removed, without removing it.")]

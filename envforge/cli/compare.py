@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.cli.options import FILE, Argument, FiniteRange, JsonOption, Option, takes
 from envforge.cli.verify import STDOUT, markdown_option, print_lines, without_secrets, write_reports
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from envforge.verify.reports.compare import FleetComparison
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompareOptions:
+class CompareOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge compare``."""
 
     records: Annotated[tuple[Path, ...], Argument(metavar="A.json B.json ...", type=FILE)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.cli import print_result, wrapped
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
@@ -18,8 +18,7 @@ _LABEL = 16
 _VALUE = 22
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectOptions:
+class DetectOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge detect``."""
 
     machine: MachineOption

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.base.urls import hide_secrets, show_url
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiffOptions:
+class DiffOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge diff``."""
 
     before: Annotated[str, Argument(metavar="A")]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.envelope import Json, fault, to_json
 from envforge.cli import print_result, wrapped
@@ -27,8 +28,7 @@ _SHOWN = 8
 _WIDTH = 80
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExplainOptions:
+class ExplainOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge explain``."""
 
     selection: SelectionOptions

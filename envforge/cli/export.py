@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import click
+from msgspec import Struct
 
 from envforge.cli import print_result
 from envforge.cli.options import Argument, JsonOption, Option, need_lock, platform_here, takes, variant
@@ -19,8 +19,7 @@ FormatName = Literal[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportOptions:
+class ExportOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge export``."""
 
     kind: Annotated[FormatName, Argument(metavar="KIND")]

@@ -6,11 +6,11 @@ import datetime as dt
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.base.envelope import Json, to_json
 from envforge.cli import print_result, wrapped
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 _WIDTH = 100
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UseOptions:
+class UseOptions(Struct, frozen=True, kw_only=True):
     """Whether new facts are used."""
 
     yes: Annotated[bool, Option("Use the new facts without a prompt.", "-y", "--yes")] = False
@@ -48,8 +47,7 @@ class UseOptions:
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefreshOptions:
+class RefreshOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge facts refresh``."""
 
     torch_index: Annotated[str | None, torch_index_option("Read")] = None
@@ -60,8 +58,7 @@ class RefreshOptions:
     use: UseOptions
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportFactsOptions:
+class ExportFactsOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge facts export``."""
 
     file: Annotated[Path, Argument(type=FILE)]
@@ -69,8 +66,7 @@ class ExportFactsOptions:
     as_json: JsonOption
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImportFactsOptions:
+class ImportFactsOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge facts import``."""
 
     file: Annotated[Path, Argument(type=FILE)]

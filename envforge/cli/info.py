@@ -11,11 +11,12 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
@@ -41,8 +42,7 @@ from envforge.pytorch.matrix import load_matrix
 _LABEL = 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InfoOptions:
+class InfoOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge info``."""
 
     environment: EnvironmentOptions
@@ -147,8 +147,7 @@ _SECRET = re.compile("PASSW|TOKEN|SECRET|CREDENTIAL|AUTH")  # in the name of a v
 _ADDRESSES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentInfo:
+class EnvironmentInfo(Struct, frozen=True, kw_only=True):
     """One prefix. ``state`` and ``unfinished_change`` are descriptions; the latter is of a change of its lockfile.
 
     Counts are None if they are unknown.
@@ -163,8 +162,7 @@ class EnvironmentInfo:
     unfinished_change: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Info:
+class Info(Struct, frozen=True, kw_only=True):
     """What is known without a network connection. ``configuration`` is pairs of name and value."""
 
     version: str

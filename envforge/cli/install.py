@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from envforge.prefix.values import InstallReport, InstallRequest, PlannedPackage, Preview
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstallOptions:
+class InstallOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge install``."""
 
     lock: Annotated[Path | None, Argument()] = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockOptions:
+class LockOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge lock``."""
 
     sources: FileOptions

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
@@ -36,8 +37,7 @@ PublicKeyOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CatalogueOptions:
+class CatalogueOptions(Struct, frozen=True, kw_only=True):
     """The catalogue that a command reads or changes, and the format of its output."""
 
     catalogue: Annotated[
@@ -56,16 +56,14 @@ class CatalogueOptions:
         return need_catalogue(self.catalogue, Path(), os.environ)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShowEntryOptions:
+class ShowEntryOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge lockfiles show``."""
 
     name: Annotated[str, Argument()]
     source: CatalogueOptions
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PullOptions:
+class PullOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge lockfiles pull``."""
 
     name: Annotated[str, Argument()]
@@ -75,8 +73,7 @@ class PullOptions:
     source: CatalogueOptions
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishOptions:
+class PublishOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge lockfiles publish``."""
 
     lock: Annotated[Path, Argument()] = Path("conda-lock.yml")
@@ -107,8 +104,7 @@ class PublishOptions:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyCatalogueOptions:
+class VerifyCatalogueOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge lockfiles verify``."""
 
     public_key: PublicKeyOption

@@ -7,11 +7,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.data_files import templates_root
 from envforge.base.distribution import stated_requirement
@@ -66,8 +67,7 @@ _WIDEST = 100
 _MOST_OFFERED = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewOptions:
+class NewOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge new``."""
 
     template: Annotated[str | None, Argument()] = None
@@ -127,8 +127,7 @@ class NewOptions:
         return self.defaults or self.as_json or not (sys.stdin.isatty() and sys.stderr.isatty())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Smoke:
+class Smoke(Struct, frozen=True, kw_only=True):
     """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
 
     ``reason`` says why the GPU part was not run. ``shows_commands``: the report of the test ends with the commands that
@@ -141,8 +140,7 @@ class Smoke:
     shows_commands: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewResult:
+class NewResult(Struct, frozen=True, kw_only=True):
     """What ``new`` did: the project, and what ``--install`` and ``--smoke`` did with it."""
 
     created: Created

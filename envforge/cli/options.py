@@ -1,7 +1,7 @@
-"""Build the options of a command from one dataclass, and define the options that several commands share.
+"""Build the options of a command from one struct, and define the options that several commands share.
 
 Each field is declared once: its annotation is ``Annotated[TYPE, Option(HELP)]`` or ``Annotated[TYPE, Argument()]``.
-``takes`` adds them to a command, which receives one value of the dataclass.
+``takes`` adds them to a command, which receives one value of the struct.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import functools
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import FieldInfo, fields
 
 from envforge.errors import EnvforgeError, Hint, RequestError
 
@@ -54,7 +55,7 @@ class Argument:
     def parameter(self, name: str, type_: Any, default: Any) -> Decorator:
         """Return the decorator that adds the parameter; it is required if the field has no default."""
         many = {"nargs": -1} if get_origin(type_) is tuple else {}
-        required = {"required": default is MISSING}
+        required = {"required": default is NODEFAULT}
         return click.argument(name, **{**required, **_settings(type_, default), **many, **self._settings})
 
 
@@ -80,7 +81,7 @@ class Option:
 
 def _settings(type_: Any, default: Any) -> dict[str, Any]:
     """Return the settings of click that follow from the type and the default of a field."""
-    settings: dict[str, Any] = {} if default in (MISSING, None, False, ()) else {"default": default}
+    settings: dict[str, Any] = {} if default in (NODEFAULT, None, False, ()) else {"default": default}
     for each in (type_, *get_args(type_)):  # the alternatives of `Path | None`
         if get_origin(each) is Literal:
             return {"type": click.Choice(get_args(each)), **settings}
@@ -90,9 +91,9 @@ def _settings(type_: Any, default: Any) -> dict[str, Any]:
 
 
 def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the options and arguments of ``kind``, a dataclass, to a command, and call it with one value of ``kind``.
+    """Add the options and arguments of ``kind``, a struct, to a command, and call it with one value of ``kind``.
 
-    A field whose type is a dataclass adds the options of that dataclass in its place.
+    A field whose type is a struct adds the options of that struct in its place.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,27 +114,30 @@ def _add(kind: Any, command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parameters(kind: Any) -> Iterator[Decorator]:
-    for field, hint in _annotated(kind):
-        if is_dataclass(hint):
-            yield from _parameters(hint)
+    for each in _fields(kind):
+        if _is_struct(each.type):
+            yield from _parameters(each.type)
         else:
-            type_, declared = get_args(hint)
-            yield declared.parameter(field.name, type_, field.default)
+            type_, declared = get_args(each.type)
+            yield declared.parameter(each.name, type_, each.default)
 
 
 def _collect(kind: Any, values: Mapping[str, Any]) -> Any:
     return kind(
         **{
-            field.name: _collect(hint, values) if is_dataclass(hint) else values[field.name]
-            for field, hint in _annotated(kind)
+            each.name: _collect(each.type, values) if _is_struct(each.type) else values[each.name]
+            for each in _fields(kind)
         }
     )
 
 
 @functools.cache
-def _annotated(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
-    hints = get_type_hints(kind, include_extras=True)
-    return tuple((field, hints[field.name]) for field in fields(kind))
+def _fields(kind: Any) -> tuple[FieldInfo, ...]:
+    return fields(kind)
+
+
+def _is_struct(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, Struct)
 
 
 JsonOption = Annotated[bool, Option("Print one JSON document to stdout.", "--json")]
@@ -169,8 +173,7 @@ CondaExeOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutputOptions:
+class OutputOptions(Struct, frozen=True, kw_only=True):
     """The command line of a command that has only the format of its output."""
 
     as_json: JsonOption
@@ -193,8 +196,7 @@ def torch_index_option(verb: str) -> Option:
     return Option(text, metavar="URL", envvar="ENVFORGE_TORCH_INDEX", show_envvar=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentOptions:
+class EnvironmentOptions(Struct, frozen=True, kw_only=True):
     """The environment that a command uses: by default, the one of the project around the current directory."""
 
     prefix: Annotated[
@@ -221,8 +223,7 @@ class EnvironmentOptions:
         return environment
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileOptions:
+class FileOptions(Struct, frozen=True, kw_only=True):
     """The environment files that a command locks, and their lockfile."""
 
     file: Annotated[

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Struct
 
 from envforge.cli.options import (
     CondaExeOption,
@@ -29,8 +30,7 @@ RequirementOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SelectionOptions:
+class SelectionOptions(Struct, frozen=True, kw_only=True):
     """The build to select; ``None`` and ``auto`` leave the choice to ``select``."""
 
     cuda: Annotated[
@@ -75,8 +75,7 @@ class SelectionOptions:
         return known_platforms(matrix, self.platforms)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateOptions:
+class TemplateOptions(Struct, frozen=True, kw_only=True):
     """The answers and groups, as typed."""
 
     var: Annotated[
@@ -97,8 +96,7 @@ class TemplateOptions:
     ] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockSourceOptions:
+class LockSourceOptions(Struct, frozen=True, kw_only=True):
     """The source of the lock, as typed."""
 
     no_lock: Annotated[bool, Option("Don't create a lockfile; `envforge lock` creates it later.")] = False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
+from msgspec import Struct
 
 from envforge.cli import print_result
 from envforge.cli.options import Argument, EnvironmentOptions, JsonOption, Option, takes
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from envforge.prefix.locate import ChosenEnvironment
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShellOptions:
+class ShellOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge shell``."""
 
     environment: EnvironmentOptions
@@ -82,8 +81,7 @@ def _enter(environment: ChosenEnvironment, shell: str) -> None:
     start(shell_start(shell, program, environment.prefix, os.environ))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge run``."""
 
     environment: EnvironmentOptions
@@ -114,8 +112,7 @@ def run(options: RunOptions) -> None:
     become(words, active, os.environ)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KernelOptions:
+class KernelOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge kernel``."""
 
     environment: EnvironmentOptions

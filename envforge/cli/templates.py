@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from msgspec import Struct
 
 from envforge.base.data_files import lockfiles_root
 from envforge.base.envelope import fields_to_json
@@ -25,24 +25,21 @@ if TYPE_CHECKING:
     from envforge.project.trial import Trial
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShowTemplateOptions:
+class ShowTemplateOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge templates show``."""
 
     name: Annotated[str, Argument()]
     as_json: JsonOption
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StartOptions:
+class StartOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge templates new``."""
 
     folder: Annotated[Path, Argument(metavar="DIR", type=click.Path(path_type=Path))]
     as_json: JsonOption
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialOptions:
+class TrialOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge templates test``."""
 
     folder: Annotated[str, Argument(metavar="[DIR]")] = "."

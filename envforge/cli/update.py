@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import click
 from click.core import ParameterSource
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.distribution import stated_requirement
 from envforge.base.envelope import Json, fields_to_json
@@ -48,8 +49,7 @@ _FEWEST_TO_COUNT = 3  # fewer files are listed by name
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UpdateOptions:
+class UpdateOptions(Struct, frozen=True, kw_only=True):
     """The command line of ``envforge update``."""
 
     selection: SelectionOptions

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.cli.options import (
     EnvironmentOptions,
@@ -40,8 +41,7 @@ def markdown_option(help_text: str) -> Option:
     return Option(help_text, type=kind, is_flag=False, flag_value=STDOUT, metavar="[FILE]")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyOptions:
+class VerifyOptions(Struct, frozen=True, kw_only=True):
     """The options of ``envforge verify`` and of each subcommand."""
 
     fast: Annotated[bool, Option("Run only the checks that take a moment.")]
@@ -90,8 +90,7 @@ class VerifyOptions:
         return Place(folder=Path.cwd(), prefix=prefix, name=name, lock=self.lock, variant=self.variant)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachineOptions:
+class MachineOptions(Struct, frozen=True, kw_only=True):
     """The options of the commands that can check another machine."""
 
     machine: MachineOption

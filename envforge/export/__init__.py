@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from envforge.base.files import regular, write_atomic
 from envforge.errors import EnvforgeError, RequestError
@@ -23,8 +24,7 @@ from envforge.export.source import MARK, Exported, LockSource
 _SHEBANG = b"#!/bin/bash\n"  # precedes MARK in a script
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Format:
+class Format(Struct, frozen=True, kw_only=True):
     """One export format. ``file_name`` is the name that its tool expects; ``whole`` exports all platforms to one file.
 
     ``beside`` is the name of a second file. ``pattern`` matches the names that the tool accepts, and ``expected``

@@ -7,8 +7,9 @@ job. The nodes find each other by torchrun's rendezvous.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from importlib.resources import files
+
+from msgspec import Struct
 
 from envforge.base.distribution import python_image
 from envforge.export.source import Exported, LockSource, header
@@ -20,8 +21,7 @@ PROGRAM = "envforge-all-reduce.py"
 PORT = 29500
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeNeeds:
+class NodeNeeds(Struct, frozen=True, kw_only=True):
     """Requirements of the lockfile for the nodes: whether they need a GPU, and a description."""
 
     has_gpu: bool

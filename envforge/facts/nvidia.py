@@ -9,9 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Annotated
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.documents import Document, matching
@@ -25,13 +25,11 @@ _MANIFEST = re.compile(r"redistrib_(\d{1,2}\.\d)\.(\d{1,2})\.json")
 _LARGEST = 4_000_000  # bytes of a manifest; real ones have 60,000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ToolkitDriver:
+class _ToolkitDriver(Struct, frozen=True, kw_only=True):
     version: Annotated[str, matching(r"\d{3,4}(\.\d{1,3}){1,2}", "a driver version such as `580.65.06`")]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Redistrib:
+class _Redistrib(Struct, frozen=True, kw_only=True):
     nvidia_driver: _ToolkitDriver | None = None
 
 

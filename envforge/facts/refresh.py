@@ -8,9 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from email.message import Message
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -27,8 +28,7 @@ from envforge.pytorch.matrix import Build, Matrix
 _EXACT = re.compile(r"(\d+(?:\.\d+)*)")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RefreshRequest:
+class RefreshRequest(Struct, frozen=True, kw_only=True):
     """What to read. ``before`` are the refreshed facts so far, and ``team`` those of the team's catalogue.
 
     ``registry`` is the simple index of the package registry; None leaves it out.
@@ -42,8 +42,7 @@ class RefreshRequest:
     team: FactsFile | None = None
 
 
-@dataclass(kw_only=True)
-class Refreshed:
+class Refreshed(Struct, kw_only=True):
     """The new facts; ``rejected`` are rows that were left out, ``unread`` sources that failed, ``read`` the others."""
 
     facts: FactsFile

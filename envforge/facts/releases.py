@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -28,8 +28,7 @@ _OLD_NAMES = {
 _SUBDIRS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReleasedWheel:
+class ReleasedWheel(Struct, frozen=True, kw_only=True):
     """One wheel of the torch family; ``tag`` is None if neither its version nor its URL states one."""
 
     file: IndexFile
@@ -41,8 +40,7 @@ class ReleasedWheel:
     glibc: Version | None
 
 
-@dataclass(kw_only=True)
-class ReleasedBuild:
+class ReleasedBuild(Struct, kw_only=True):
     """A build and its wheels, one for each Python."""
 
     torch: Version

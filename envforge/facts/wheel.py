@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from dataclasses import dataclass
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -28,8 +28,7 @@ _CHUNK = 1 << 20
 _OVERLAP = 1024  # a list of kernels may lie on the border of two chunks
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WheelFacts:
+class WheelFacts(Struct, frozen=True, kw_only=True):
     """What a torch wheel states of itself; ``cuda`` is None for a CPU build."""
 
     cuda: Version | None

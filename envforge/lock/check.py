@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -248,8 +248,7 @@ def _misplaced(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Differ
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expectations:
+class Expectations(Struct, frozen=True, kw_only=True):
     """What the indexes list.
 
     ``torch_urls`` has every URL on the PyTorch index, and ``family`` the names that may come only from there.
@@ -262,8 +261,7 @@ class Expectations:
     asked: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One invalid property of a lockfile."""
 
     code: str

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -71,8 +72,7 @@ def _header(request: LockRequest, python: Version) -> str:
     return _HEADER.format(lockfile=request.lockfile.name, variant=variant, python=minor, path=path)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformPackages:
+class PlatformPackages(Struct, frozen=True, kw_only=True):
     """The packages of one platform, and the Python packages of conda-lock.yml that differ or are left out."""
 
     platform: str
@@ -81,8 +81,7 @@ class PlatformPackages:
     left_out: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PylockReport:
+class PylockReport(Struct, frozen=True, kw_only=True):
     """A finished pylock.toml. ``not_python`` names the requested packages that contain no Python code.
 
     ``categories_left_out`` has one line for each category that it doesn't contain.
@@ -262,8 +261,7 @@ def _is_met(one: Requested, requirement: Requirement, version: str) -> bool:
     return bool(requirement.url) or requirement.specifier.contains(version, prereleases=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Compilation:
+class _Compilation(Struct, frozen=True, kw_only=True):
     """One run of uv for each platform; ``folder`` is its private directory."""
 
     request: LockRequest

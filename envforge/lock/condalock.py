@@ -16,10 +16,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
 from packaging.version import Version
 
 from envforge.base.documents import Document
@@ -105,8 +105,7 @@ def _no_solution(platform: str, reason: str, hints: tuple[Hint, ...]) -> Envforg
 _CUT = ("POETRY_", "CONDA_LOCK_", "PIP_", "CONDA_OVERRIDE_", "RUNNER_TEMP")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockJob:
+class LockJob(Struct, frozen=True, kw_only=True):
     """One platform: its private directory, the conda executable for conda-lock, and the URL of its lock-time index.
 
     ``wishes`` are passed to the embedded solver. ``seed`` is the lockfile whose wheels Poetry keeps if possible.
@@ -393,8 +392,7 @@ def _record(folder: Path, text: str) -> None:
     write_atomic(folder / f"{name}.json", document)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SolvedPackage:
+class SolvedPackage(Struct, frozen=True, kw_only=True):
     """One solved conda package, as the solver or conda records it."""
 
     name: str
@@ -410,8 +408,7 @@ class SolvedPackage:
         return any(wanted.split(" ", 1)[0] == "python" for wanted in self.depends)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Solve:
+class Solve(Struct, frozen=True, kw_only=True):
     """The solved conda packages of one platform."""
 
     packages: tuple[SolvedPackage, ...]

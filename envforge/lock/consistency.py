@@ -8,10 +8,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from msgspec import Struct
 from packaging.utils import (
     InvalidSdistFilename,
     canonicalize_name,
@@ -28,8 +28,7 @@ from envforge.lock.platforms import KNOWN_PLATFORMS
 from envforge.lock.pylock import NEWEST
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """One difference between a lockfile and its input: ``wanted`` describes the input, ``found`` the lockfile."""
 
     code: str

@@ -6,10 +6,11 @@ Order, comments, and checksums of the input are ignored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import unquote
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -22,8 +23,7 @@ from envforge.pytorch.matrix import Matrix
 ChangeKind = Literal["added", "removed", "changed"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pinned:
+class Pinned(Struct, frozen=True, kw_only=True):
     """One locked package. ``build`` is the conda build string, or ``None`` for a wheel."""
 
     version: str
@@ -37,8 +37,7 @@ class Pinned:
         return f"{self.version} {self.build}" if self.build else self.version
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """One package that differs. ``what`` is the first of version, build, file, URL, and category that differs."""
 
     name: str
@@ -49,8 +48,7 @@ class Change:
     after: Pinned | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shift:
+class Shift(Struct, frozen=True, kw_only=True):
     """One requirement on the machine, or one setting, as text before and after; an empty string if there is none."""
 
     what: str
@@ -58,8 +56,7 @@ class Shift:
     after: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformDiff:
+class PlatformDiff(Struct, frozen=True, kw_only=True):
     """What differs on one platform. ``fetch_bytes`` is the size of the ``sized`` new files whose size is known."""
 
     platform: str
@@ -75,8 +72,7 @@ class PlatformDiff:
         return tuple(change for change in self.changes if change.kind == kind)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockComparison:
+class LockComparison(Struct, frozen=True, kw_only=True):
     """The platforms on which two lockfiles install other files, and the settings that differ."""
 
     platforms: tuple[PlatformDiff, ...]

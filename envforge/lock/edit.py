@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import yaml
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import load_yaml
@@ -76,8 +76,7 @@ def quoted(text: str, *, is_json: bool = False) -> str:
 _TORCH_IN_CONDA = re.compile(r"(?:py)?torch(?:-(?:cpu|gpu|cuda|mutex))?|libtorch|torchvision|torchaudio|triton")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewPackage:
+class NewPackage(Struct, frozen=True, kw_only=True):
     """A package to add: ``text`` is its line in the file, ``name`` its name in its package manager."""
 
     text: str
@@ -85,8 +84,7 @@ class NewPackage:
     section: Section
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True, kw_only=True):
     """The new text, and the lines that were added and removed."""
 
     text: str

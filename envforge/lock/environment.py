@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import yaml
+from msgspec import Struct
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -51,8 +52,7 @@ _ALIKE = 0.6
 _LONGEST_TEXT = 200_000  # characters of a file, as PyYAML parses 100,000 a second; an export of 500 packages has 30,000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True):
     """A place in an environment file."""
 
     path: Path

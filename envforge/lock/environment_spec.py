@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
@@ -46,16 +46,14 @@ _VIRTUAL = {
 _MACOS_14_SINCE = Version("2.12")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateNeeds:
+class TemplateNeeds(Struct, frozen=True, kw_only=True):
     """What a template's code imports: members of the torch family, and conda-forge packages as conda specs."""
 
     torch_family: tuple[str, ...] = ("torch", "torchvision")
     conda: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentTexts:
+class EnvironmentTexts(Struct, frozen=True, kw_only=True):
     """The contents of the two files that conda-lock reads."""
 
     environment: str
@@ -67,14 +65,12 @@ class EnvironmentTexts:
         return input_sha256(self.environment, self.virtual_packages)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SpecLine:
+class _SpecLine(Struct, frozen=True, kw_only=True):
     text: str
     selector: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Platform:
+class _Platform(Struct, frozen=True, kw_only=True):
     name: str
     packages: tuple[tuple[str, str], ...]
 
@@ -136,8 +132,7 @@ def virtual_packages(selection: Selection) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(packages.items()))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Requirement:
+class _Requirement(Struct, frozen=True, kw_only=True):
     """A conda spec, and the torch releases that it applies to: ``since`` <= release < ``before``."""
 
     conda: str
@@ -145,8 +140,7 @@ class _Requirement:
     before: Version | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _TorchRequirements:
+class _TorchRequirements(Struct, frozen=True, kw_only=True):
     """``torch_requirements.json``."""
 
     requirements: tuple[_Requirement, ...]

@@ -13,7 +13,6 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -54,8 +55,7 @@ _MOST_EXTRAS = 100  # in one marker, which is evaluated for each
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True, dict=True):
     """One platform (conda subdir) with its Python; ``virtual`` has the versions of its virtual packages."""
 
     platform: str
@@ -98,8 +98,7 @@ class Target:
         return [*tags, f"linux_{machine}"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sources:
+class Sources(Struct, frozen=True, kw_only=True):
     """Where packages may come from.
 
     ``family`` holds further names that only the torch index may provide; ``registry`` is the configured package index,
@@ -127,8 +126,7 @@ NO_TORCH_INDEX = "only a PyTorch index may provide it, and `pip-repositories` li
 NOBODY_MAY = "the environment requests it neither from conda nor under `pip:`"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True, kw_only=True):
     """One wheel as offered to conda-lock: ``token`` is part of its loopback URL, ``file`` is the public file."""
 
     token: str
@@ -143,8 +141,7 @@ class Offer:
         return _SHA256 in self.index
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True, kw_only=True):
     """What the environment requests for one platform."""
 
     platform: str
@@ -154,8 +151,7 @@ class Wanted:
     cutoff: Cutoff = field(default_factory=lambda: Cutoff(at=None))
 
 
-@dataclass
-class PlatformIndex:
+class PlatformIndex(Struct, dict=True):
     """The index of one platform. The first page reads the solved conda packages, which conda-lock solves first."""
 
     wanted: Wanted

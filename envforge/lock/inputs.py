@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -28,8 +29,7 @@ from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
 from envforge.lock.project import VIRTUAL_PACKAGES_FILE, input_sha256, read_text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requested:
+class Requested(Struct, frozen=True, kw_only=True):
     """All entries for one package on one platform: the bounds of ``spec`` or ``requirement`` are joined."""
 
     entries: tuple[PackageRequest, ...]
@@ -52,8 +52,7 @@ class Requested:
         return f"`{self.spec or self.requirement}` ({places})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
+class Inputs(Struct, frozen=True, kw_only=True, dict=True):
     """The merged content of all files. ``virtual_packages`` is ``None`` if there is no such file.
 
     ``categories`` are those to lock; empty for all.
@@ -329,8 +328,7 @@ _BASE: Mapping[str, Mapping[str, str]] = {
 _LOCAL = re.compile(r"\+(cpu|cu\d{2,3})\b")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VirtualPackages:
+class VirtualPackages(Struct, frozen=True, kw_only=True):
     """Pairs of (name, version) for each platform, as in conda-lock's file; ``source`` is where they come from."""
 
     subdirs: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]

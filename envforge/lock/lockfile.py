@@ -12,11 +12,11 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -54,8 +54,7 @@ def file_name_of(url: str) -> str:
     return re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockedPackage:
+class LockedPackage(Struct, frozen=True, kw_only=True):
     """One package of one platform. ``sha256`` is lowercase hex, or ``None`` if the lockfile has none."""
 
     name: str
@@ -80,8 +79,7 @@ class LockedPackage:
         return unquote(self.file_name).removesuffix(".conda").removesuffix(".tar.bz2").rpartition("-")[2]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lockfile:
+class Lockfile(Struct, frozen=True, kw_only=True):
     """All packages of all platforms, in the order of the file.
 
     ``access_variables`` are the environment variables that its channels list for users and passwords. ``was_edited`` is
@@ -292,20 +290,17 @@ _Md5 = Annotated[str, matching(r"[0-9a-fA-F]{32}|", "32 hexadecimal digits")]
 
 
 # these classes are the format of the file, which has more fields than envforge reads
-@dataclass(frozen=True, slots=True)
-class _LockedHashes:
+class _LockedHashes(Struct, frozen=True):
     sha256: _AnySha256 | None = None
     md5: _Md5 | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _GitHashes:
+class _GitHashes(Struct, frozen=True):
     sha256: str | None = None  # conda-lock records the commit in place of the SHA-256
     md5: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _LockPackage:
+class _LockPackage(Struct, frozen=True):
     name: NonEmpty
     version: NonEmpty
     manager: Manager
@@ -317,14 +312,12 @@ class _LockPackage:
     dependencies: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _LockedChannel:
+class _LockedChannel(Struct, frozen=True):
     url: str
     used_env_vars: tuple[VariableName, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _LockMetadata:
+class _LockMetadata(Struct, frozen=True):
     content_hash: dict[str, str]
     channels: tuple[str | _LockedChannel, ...]
     platforms: tuple[str, ...]
@@ -332,8 +325,7 @@ class _LockMetadata:
     custom_metadata: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _LockDocument:
+class _LockDocument(Struct, frozen=True):
     version: Literal[1]
     metadata: _LockMetadata
     package: tuple[_LockPackage, ...]
@@ -437,8 +429,7 @@ _HEADER = """\
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True, kw_only=True):
     """The metadata of a lockfile; ``custom`` are the fields of envforge, of which empty ones are left out."""
 
     content_hash: tuple[tuple[str, str], ...]
@@ -499,8 +490,7 @@ def order_of(name: str) -> tuple[int, Version, str]:
     return (0, Version(f"{1000 - tag.cuda.major}.{1000 - tag.cuda.minor}"), name)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requirements:
+class Requirements(Struct, frozen=True, kw_only=True):
     """What a lockfile requires of a machine, as values and in one sentence.
 
     The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.

@@ -11,13 +11,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import yaml
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -52,8 +53,7 @@ from envforge.lock.request import (
 from envforge.lock.solver import LockedFile, Wishes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
+class Made(Struct, frozen=True, kw_only=True):
     """A new lockfile that is not written yet; ``text`` is its contents."""
 
     report: LockReport
@@ -184,8 +184,7 @@ def change(
     return edited, made.report
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Old:
+class Old(Struct, frozen=True, kw_only=True):
     """The lockfile that exists before a run."""
 
     text: str
@@ -208,8 +207,7 @@ def read_old(path: Path) -> Old | None:
     return Old(text=text, lock=parse_lockfile(text, str(path)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Keeping:
+class Keeping(Struct, frozen=True, kw_only=True):
     """What to keep. ``old`` is ``None`` if all versions are selected again; ``renew`` names packages to upgrade."""
 
     old: Old | None
@@ -267,8 +265,7 @@ def _names(package: LockedPackage, names: Sequence[str]) -> bool:
     return canonicalize_name(package.name) in {canonicalize_name(name) for name in names}
 
 
-@dataclass
-class Run:
+class Run(Struct, dict=True):
     """One run. ``folder`` is its private directory."""
 
     request: LockRequest

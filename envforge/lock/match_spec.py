@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from msgspec import Struct
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spec:
+
+class Spec(Struct, frozen=True, kw_only=True):
     """The constraints on a conda package; empty strings if there are none. ``version`` has no parentheses."""
 
     name: str

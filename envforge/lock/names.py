@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 
 from envforge.base.data_files import read_data
 
 
-@dataclass(frozen=True, slots=True)
-class NameMapping:
+class NameMapping(Struct, frozen=True):
     """Pairs of (Python name, conda name), both in their original spelling."""
 
     pairs: tuple[tuple[str, str], ...]

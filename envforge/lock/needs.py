@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
@@ -38,16 +39,14 @@ _ARCHITECTURES = {"64": ("x86_64", "amd64", "intel", "universal2"), "aarch64": (
 _ARM_ARCHITECTURES = ("arm64", "universal2")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Needed:
+class Needed(Struct, frozen=True, kw_only=True):
     """A minimum version that the machine must provide, and the package that requires it."""
 
     version: Version
     package: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformNeeds:
+class PlatformNeeds(Struct, frozen=True, kw_only=True):
     """Requirements of one platform of a lockfile. ``build`` is the PyTorch build of the matrix, if torch is a wheel."""
 
     platform: str
@@ -259,8 +258,7 @@ def _serves_platform(tag: str, platform: str) -> bool:
     return tag.endswith(known)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     """The variant for a machine. ``reason`` includes why others were skipped."""
 
     name: str
@@ -268,8 +266,7 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LockCandidate:
+class _LockCandidate(Struct, frozen=True, kw_only=True):
     """A lockfile that may be chosen; ``needs`` is a message if the lockfile can't be read for this platform."""
 
     name: str

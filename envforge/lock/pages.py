@@ -19,13 +19,15 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from email.message import Message
 from email.parser import HeaderParser
 from html.parser import HTMLParser
 from http import HTTPStatus
 from typing import IO, Annotated, TypedDict
 from urllib.parse import quote, unquote, urldefrag, urljoin
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.documents import Document, Natural, matching
 from envforge.base.net import TRANSIENT, Client, NetworkError, Response, credentials_hints, unreachable_hints
@@ -43,8 +45,7 @@ _MOST_MARKS = 750_000  # between the parts of a page, each of which takes time o
 _MOST_PARSED = 200_000  # tags, or characters of requirements, of a page or a wheel
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexFile:
+class IndexFile(Struct, frozen=True, kw_only=True):
     """One file on an index. ``has_metadata`` is set if the index serves its metadata as a separate file (PEP 658).
 
     ``uploaded`` is the upload time that the index states (PEP 700), in UTC.
@@ -66,8 +67,7 @@ class IndexFile:
         return dict(self.digests).get("sha256")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
+class Link(Struct, frozen=True, kw_only=True):
     """One file on a page of the lock-time index."""
 
     href: str
@@ -178,8 +178,7 @@ class _ListedFile(_Options):
     url: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Listing:
+class _Listing(Struct, frozen=True, kw_only=True):
     files: tuple[_ListedFile, ...]
 
 
@@ -217,8 +216,7 @@ _MOST_AT_ONCE = 1 << 25  # bytes of the directory of a zip file; that of torch h
 _DELAYS_S = (0.2, 0.4, 0.8)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
+class Page(Struct, frozen=True, kw_only=True):
     """The response of an index for one project; ``status`` is 200, 403, or 404."""
 
     url: str

@@ -10,11 +10,11 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
+from msgspec import Struct
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
@@ -36,8 +36,7 @@ from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, is_pylock, lock_c
 LARGEST_METADATA = 2_000_000  # bytes of METADATA and WHEEL, whose parser needs forty times as many
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True, kw_only=True):
     """The checksum that a file must have."""
 
     algorithm: Literal["sha256", "md5"]
@@ -52,8 +51,7 @@ class Digest:
         return self.hex if self.algorithm == "sha256" else f"md5-{self.hex}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True, kw_only=True):
     """A locked package and its file: a conda archive or a wheel."""
 
     package: LockedPackage
@@ -75,8 +73,7 @@ class Artifact:
         return f"{self.package.name} {self.package.version}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wheel:
+class Wheel(Struct, frozen=True, kw_only=True):
     """A wheel of the prefix: its normalized name, its version, and the SHA-256 of its file."""
 
     name: str
@@ -89,8 +86,7 @@ _ARCHIVES = (".conda", ".tar.bz2")
 _SOURCES = (".tar.gz", ".zip", ".tgz")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """The packages of one platform, by package manager, in the order of the lockfile."""
 
     platform: str

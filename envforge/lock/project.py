@@ -13,11 +13,13 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from envforge.base.documents import Document
+from envforge.base.envelope import to_json
 from envforge.base.files import regular, sync_folder, write_synced
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
@@ -127,8 +129,7 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
     return (Hint(f"once `platforms` in `{project / ENVIRONMENT_FILE}` lists `{platform}`", command),)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _OfTemplate:
+class _OfTemplate(Struct, frozen=True, kw_only=True):
     """What envforge.toml has if a template made the project."""
 
     template: Any
@@ -240,8 +241,7 @@ def _hints_missing(path: Path) -> tuple[Hint, ...]:
 _SUFFIX = ".envforge-change"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ReplacedFile:
+class _ReplacedFile(Struct, frozen=True, kw_only=True):
     """A file that a change replaces, and the SHA-256 of its old and its new content."""
 
     path: str
@@ -249,8 +249,7 @@ class _ReplacedFile:
     new: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _FileJournal:
+class _FileJournal(Struct, frozen=True, kw_only=True):
     files: tuple[_ReplacedFile, ...]
     version: Literal[1] = 1
 
@@ -267,7 +266,7 @@ def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_synced(_aside(path), data)
-        write_synced(_aside(journal), json.dumps(asdict(_FileJournal(files=rows)), indent=1).encode())
+        write_synced(_aside(journal), json.dumps(to_json(_FileJournal(files=rows)), indent=1).encode())
         # the moment at which the change becomes valid: before it, the old files count, and after it, the new ones
         _aside(journal).replace(journal)
         sync_folder(journal.parent)

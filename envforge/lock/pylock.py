@@ -11,12 +11,12 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
+from msgspec import Struct, field
 from packaging.markers import Marker
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
@@ -184,13 +184,11 @@ def _file(artifact: Artifact) -> Table:
 
 
 # these classes are the format of the file, which has more fields than envforge reads
-@dataclass(frozen=True, slots=True)
-class _PylockHashes:
+class _PylockHashes(Struct, frozen=True):
     sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     url: NonEmpty
     hashes: _PylockHashes
     name: str = ""
@@ -200,8 +198,7 @@ class _File:
         return unquote(file_name_of(self.url))
 
 
-@dataclass(frozen=True, slots=True)
-class _PylockPackage:
+class _PylockPackage(Struct, frozen=True):
     name: NonEmpty
     version: NonEmpty
     marker: str = ""
@@ -213,21 +210,18 @@ class _PylockPackage:
     archive: None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Own:
+class _Own(Struct, frozen=True):
     sha256: str = ""
     content_sha256: str | None = None
     categories: tuple[str, ...] = ("main",)
     variables: dict[VariableName, VariableValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tool:
+class _Tool(Struct, frozen=True):
     envforge: _Own = _Own()
 
 
-@dataclass(frozen=True, slots=True)
-class _PylockDocument:
+class _PylockDocument(Struct, frozen=True):
     packages: tuple[_PylockPackage, ...]
     environments: tuple[str, ...] = ()
     tool: _Tool = _Tool()

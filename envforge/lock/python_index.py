@@ -8,11 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
+
+from msgspec import Struct
 
 from envforge.base.documents import Document
 from envforge.base.net import Client, NetworkError
@@ -27,8 +28,7 @@ _TIMEOUT_S = 20.0
 _WITHOUT_FILES = "fix the file; to use a package index without reading it, set `PIP_INDEX_URL=https://INDEX/simple`"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PythonIndex:
+class PythonIndex(Struct, frozen=True, kw_only=True):
     """A package index: its simple index (PEP 503), where that URL is configured, and where its files are, if known.
 
     ``simple_url`` may contain credentials; ``public_url`` never does.
@@ -55,8 +55,7 @@ class PythonIndex:
         return Hint(f"to use another package index, set `{variable}=https://INDEX/simple`")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Located:
+class Located(Struct, frozen=True, kw_only=True):
     """The URL of one file on a package index, without credentials, and how it was found."""
 
     url: str
@@ -224,21 +223,18 @@ def _extra_of_uv(path: Path) -> list[str]:
 
 
 # these classes are the format of the file, whose keys have `-` instead of `_`
-@dataclass(frozen=True, slots=True)
-class _IndexOfUv:
+class _IndexOfUv(Struct, frozen=True):
     url: str = ""
     default: bool = False
     explicit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _PipOfUv:
+class _PipOfUv(Struct, frozen=True):
     index_url: str = ""
     extra_index_url: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _ConfigurationOfUv(_PipOfUv):
+class _ConfigurationOfUv(_PipOfUv, frozen=True):
     index: tuple[_IndexOfUv, ...] = ()
     pip: _PipOfUv = _PipOfUv()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct, field
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -45,8 +45,7 @@ def with_reasons(
     return EnvforgeError(message, hint=tuple(dict.fromkeys(hints)) or fallback, code=code)
 
 
-@dataclass
-class _Advice:
+class _Advice(Struct):
     """Hints for one platform. Each suggested package is looked up first, so that its command succeeds."""
 
     request: LockRequest

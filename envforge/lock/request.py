@@ -8,8 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from envforge.base.urls import Mirrors
 from envforge.errors import RequestError
@@ -20,8 +22,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _HOURS = {"h": 1, "d": 24, "w": 168}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cutoff:
+class Cutoff(Struct, frozen=True, kw_only=True):
     """The newest allowed upload time (UTC, inclusive); ``None`` allows all, and overrides the lockfile's cutoff."""
 
     at: dt.datetime | None
@@ -88,8 +89,7 @@ def _utc(moment: dt.datetime) -> dt.datetime:
     return aware.replace(microsecond=0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockRequest:
+class LockRequest(Struct, frozen=True, kw_only=True):
     """One run of ``envforge lock``.
 
     ``platforms`` replaces those of the file. ``conda_exe`` replaces the embedded solver, ``python_index`` the
@@ -136,8 +136,7 @@ class LockRequest:
         return project_command(name, self.source or self.environment, lockfile, words, self.others)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockStep:
+class LockStep(Struct, frozen=True, kw_only=True):
     """The current step; ``done_bytes`` and ``total_bytes`` are set while a wheel is downloaded.
 
     ``is_note`` marks a message that must be shown, such as where the files of a stored lockfile come from.
@@ -152,8 +151,7 @@ class LockStep:
 LockProgress = Callable[[LockStep], object]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformSummary:
+class PlatformSummary(Struct, frozen=True, kw_only=True):
     """What was locked for one platform. ``bytes`` is the size of ``sized`` files; ``unsized`` names the other files."""
 
     platform: str
@@ -165,8 +163,7 @@ class PlatformSummary:
     unsized: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockReport:
+class LockReport(Struct, frozen=True, kw_only=True):
     """A finished lockfile in numbers and in text. ``hashed`` lists the URLs of the wheels that were downloaded.
 
     ``is_unchanged`` is set if the old lockfile was up to date and nothing was solved; ``changes`` compares with it.

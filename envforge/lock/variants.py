@@ -9,10 +9,11 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -48,8 +49,7 @@ _REMARKS = re.compile(r"\A(?:#.*\r?\n)+")
 VARIANT_HEAD = "# The variant "
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VariantTexts:
+class VariantTexts(Struct, frozen=True, kw_only=True):
     """The input of a variant's lockfile, and its builds, one for each platform."""
 
     environment: str
@@ -266,8 +266,7 @@ def _selection(build: Build, inputs: Inputs) -> Selection:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VariantReport:
+class VariantReport(Struct, frozen=True, kw_only=True):
     """A locked variant; ``needs`` describes for each platform what it requires of the machine."""
 
     name: str

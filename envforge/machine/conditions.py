@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.machine.evidence import Evidence, NvmlCode
@@ -11,8 +10,7 @@ from envforge.machine.gpu_tables import driver_support, has_open_module, other_g
 from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, Visible, driver_text, parse_library_file
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conclusion:
+class Conclusion(Struct, frozen=True, kw_only=True):
     """What was concluded; ``compat_cuda`` is the CUDA version that a ``cuda-compat`` library reports."""
 
     evidence: Evidence

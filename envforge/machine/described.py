@@ -7,12 +7,12 @@ another computer through a terminal: with a banner above it, colors, Windows lin
 from __future__ import annotations
 
 import codecs
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -38,8 +38,7 @@ from envforge.machine.nvidia_text import (
 from envforge.machine.values import PYTHON, Condition, Driver, Gpu, Machine, TextFormatError, clean, driver_text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Description:
+class Description(Struct, frozen=True, kw_only=True):
     """What a text says about one machine; ``driver`` is None if it doesn't name the driver's version."""
 
     tool: str
@@ -58,8 +57,7 @@ _TRES = re.compile(r"gres/gpu(?::(?P<type>[\w.+-]+))?=(?P<count>\d{1,4})\b")
 _SUBDIRS = {"x86_64": "linux-64", "amd64": "linux-64", "aarch64": "linux-aarch64", "arm64": "linux-aarch64"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Node:
+class _Node(Struct, frozen=True, kw_only=True):
     """A node of a cluster: its name, architecture, and GPUs as kinds with their number."""
 
     name: str
@@ -155,7 +153,7 @@ def parse_kubernetes(text: str, structured: Callable[[str], object]) -> Descript
     if len(known := sorted(filter(None, drivers))) > 1:
         raise TextFormatError("nodes with one driver", f"drivers {', '.join(map(driver_text, known[:3]))}")
     gpus = _with_labels(merged.gpus, nodes[0]) if len(nodes) == 1 else merged.gpus
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         merged,
         gpus=gpus,
         # a node whose driver is unknown may have an older one
@@ -228,7 +226,7 @@ def _with_labels(gpus: tuple[Gpu, ...], labels: Mapping[str, str]) -> tuple[Gpu,
     stated = ComputeCapability.parse(f"{major}.{minor}") if is_known else None
     is_slice = any(key.startswith("nvidia.com/mig-") for key in labels) or "-MIG-" in labels.get(_PRODUCTS[0], "")
     return tuple(
-        dataclasses.replace(
+        msgspec.structs.replace(
             gpu,
             compute_capability=stated,
             # with MIG, the label is the size of a slice
@@ -306,7 +304,7 @@ def describe(text: str, structured: Callable[[str], object]) -> Machine | None:
 
 def _machine(found: Description) -> Machine:
     gpus = tuple(
-        dataclasses.replace(gpu, compute_capability=gpu.compute_capability or named_capability(gpu.name))
+        msgspec.structs.replace(gpu, compute_capability=gpu.compute_capability or named_capability(gpu.name))
         for gpu in found.gpus
     )
     if len(gpus) > MOST_GPUS:
@@ -390,7 +388,7 @@ def _filled(gpu: Gpu, more: Gpu) -> Gpu:
     fields = ("compute_capability", "uuid", "memory_bytes", "mig_enabled", "pci_bus_id")
     known = {name: getattr(gpu, name) if getattr(gpu, name) is not None else getattr(more, name) for name in fields}
     name = more.name if gpu.name.endswith("...") or gpu.name == "unknown" else gpu.name
-    return dataclasses.replace(gpu, name=name, **known, mig_devices=gpu.mig_devices or more.mig_devices)
+    return msgspec.structs.replace(gpu, name=name, **known, mig_devices=gpu.mig_devices or more.mig_devices)
 
 
 def _lost(text: str) -> Iterator[Condition]:

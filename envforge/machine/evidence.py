@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -45,16 +45,14 @@ _CGROUP = re.compile(r"docker|kubepods|containerd|libpod|lxc|garden|actions_job"
 _MARKERS = (("/.dockerenv", "docker"), ("/run/.containerenv", "podman"), ("/.singularity.d", "apptainer"))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True, kw_only=True):
     """A value and its source."""
 
     value: str
     source: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KernelModule:
+class KernelModule(Struct, frozen=True, kw_only=True):
     """The loaded NVIDIA kernel module; the version is ``None`` if the file has an unknown format."""
 
     version: Version | None
@@ -62,8 +60,7 @@ class KernelModule:
     is_open: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PciDevice:
+class PciDevice(Struct, frozen=True, kw_only=True):
     """One NVIDIA GPU on the PCI bus; ``driver`` is the kernel driver bound to it, ``None`` without one."""
 
     bus_id: str
@@ -71,8 +68,7 @@ class PciDevice:
     driver: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Jetson:
+class Jetson(Struct, frozen=True, kw_only=True):
     """A Jetson board: its model and the compute capability of its built-in GPU."""
 
     model: str
@@ -80,8 +76,7 @@ class Jetson:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SystemReport:
+class SystemReport(Struct, frozen=True, kw_only=True):
     """What the operating system reports about the machine."""
 
     platform: str
@@ -205,16 +200,14 @@ class NvmlCode(enum.IntEnum):
     UNKNOWN = 999
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LibraryError:
+class LibraryError(Struct, frozen=True, kw_only=True):
     """Why a library didn't respond; ``code`` is its own error code or one of ``NvmlCode``."""
 
     code: int | None
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NvmlReport:
+class NvmlReport(Struct, frozen=True, kw_only=True):
     """The response of NVML; ``pci_ids`` has the PCI device ID of each GPU, ``failures`` the calls that failed."""
 
     error: LibraryError | None = None
@@ -227,8 +220,7 @@ class NvmlReport:
     failures: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LibcudaReport:
+class LibcudaReport(Struct, frozen=True, kw_only=True):
     """The response of the CUDA driver library, and its file."""
 
     error: LibraryError | None = None
@@ -241,8 +233,7 @@ class LibcudaReport:
         return re.search(r"/(?:cuda-)?compat/", self.file or "") is not None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LibraryReport:
+class LibraryReport(Struct, frozen=True, kw_only=True):
     """The responses of both libraries."""
 
     nvml: NvmlReport
@@ -335,8 +326,7 @@ _PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn
 _QUERY_CAPABILITY = ("--query-gpu=index,compute_cap", "--format=csv,noheader")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SmiAnswer:
+class SmiAnswer(Struct, frozen=True, kw_only=True):
     """A report and the command that produced it, or the failure as a keyword with the output."""
 
     source: str
@@ -390,13 +380,13 @@ def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiRepo
     # neither the XML nor the table has compute capabilities
     known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
     gpus = tuple(
-        dataclasses.replace(gpu, compute_capability=known.get(gpu.index, gpu.compute_capability)) for gpu in report.gpus
+        msgspec.structs.replace(gpu, compute_capability=known.get(gpu.index, gpu.compute_capability))
+        for gpu in report.gpus
     )
-    return dataclasses.replace(report, gpus=gpus)
+    return msgspec.structs.replace(report, gpus=gpus)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """Everything that was read."""
 
     system: SystemReport

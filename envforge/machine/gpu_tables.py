@@ -5,13 +5,13 @@ The tables have products, compute capabilities, and the driver branches that sup
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -19,8 +19,7 @@ from envforge.machine.values import OTHER_GPU, Condition
 from envforge.machine.world import World
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PciRow:
+class PciRow(Struct, frozen=True, kw_only=True):
     """A GPU known by its PCI device ID."""
 
     chip: str
@@ -28,24 +27,21 @@ class PciRow:
     compute_capability: ComputeCapability
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PciTable:
+class _PciTable(Struct, frozen=True, kw_only=True):
     """``nvidia-pci.toml``: the capability of each chip, and the chip and product of each device ID."""
 
     chips: dict[str, ComputeCapability]
     devices: dict[str, tuple[str, str]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Branch:
+class _Branch(Struct, frozen=True, kw_only=True):
     """A driver branch, and the newest CUDA that it supports."""
 
     driver: int
     cuda: Version
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DriverSupport:
+class DriverSupport(Struct, frozen=True, kw_only=True):
     """The first and the last driver branch that support a compute capability, as far as they are known.
 
     From ``sbsa_cuda`` on, a Tegra chip runs code of the wheels for servers.
@@ -61,8 +57,7 @@ class DriverSupport:
         return (self.first or 0) <= driver.major <= (self.last or driver.major)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Tegra:
+class _Tegra(Struct, frozen=True, kw_only=True):
     """A Tegra chip, and the name that ``nvidia-smi`` prints for its GPU."""
 
     chip: str
@@ -70,8 +65,7 @@ class _Tegra:
     capability: ComputeCapability
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DriverTable:
+class _DriverTable(Struct, frozen=True, kw_only=True):
     """``nvidia-drivers.json``: the branches, oldest first, the Tegra chips, and the oldest GPU of the open modules."""
 
     branches: tuple[_Branch, ...]
@@ -80,8 +74,7 @@ class _DriverTable:
     tegra: tuple[_Tegra, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OtherVendor:
+class OtherVendor(Struct, frozen=True, kw_only=True):
     """A vendor of GPUs for which PyTorch has builds on another index, and the names of its GPUs by their device ID."""
 
     id: str
@@ -91,8 +84,7 @@ class OtherVendor:
     devices: dict[str, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _OtherTable:
+class _OtherTable(Struct, frozen=True, kw_only=True):
     """``other-gpus.json``."""
 
     vendors: tuple[OtherVendor, ...]
@@ -230,8 +222,7 @@ _INTEGRATED = "0000:00:02.0"  # where Intel's integrated GPU is
 _KFD = "/sys/class/kfd/kfd/topology/nodes"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OtherGpu:
+class OtherGpu(Struct, frozen=True, kw_only=True):
     """A GPU of another vendor."""
 
     vendor: OtherVendor
@@ -320,7 +311,7 @@ def named_other(name: str) -> OtherGpu | None:
         known = next((each for each in vendor.devices.values() if _model(each) and _model(each) in words.split()), None)
         is_vendor = words.strip() in {vendor.name.lower(), f"{vendor.name.lower()} com gpu"}
         # PyTorch's builds for XPU don't support Gaudi
-        source = dataclasses.replace(vendor, builds="Gaudi", index=_GAUDI_DOCS) if _GAUDI.search(words) else vendor
+        source = msgspec.structs.replace(vendor, builds="Gaudi", index=_GAUDI_DOCS) if _GAUDI.search(words) else vendor
         return OtherGpu(vendor=source, name=f"{vendor.name} {known or ('GPU' if is_vendor else f'GPU ({name})')}")
     return None
 

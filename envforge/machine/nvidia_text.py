@@ -5,12 +5,12 @@ Formats seen: drivers 331 to 610, on Linux, Windows, WSL, Jetson, and FreeBSD.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -56,8 +56,7 @@ _EXIT_CODES = {6: "no-devices", 9: "driver-not-loaded", 12: "library-not-found",
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SmiReport:
+class SmiReport(Struct, frozen=True, kw_only=True):
     """The driver and the GPUs as ``nvidia-smi`` reports them; in WSL, the driver is the one of Windows."""
 
     driver_version: Version | None
@@ -146,7 +145,7 @@ def parse_smi_table(text: str) -> SmiReport:
         elif (mig := _MIG_DEVICE.match(line)) and int(mig["gpu"]) in gpus:
             gpu = gpus[int(mig["gpu"])]
             device = MigDevice(memory_bytes=int(mig["total"]) * 1024 * 1024)
-            gpus[gpu.index] = dataclasses.replace(gpu, mig_devices=(*gpu.mig_devices, device))
+            gpus[gpu.index] = msgspec.structs.replace(gpu, mig_devices=(*gpu.mig_devices, device))
         if current is not None:
             gpus[current.index] = current
     driver = parse_version(header["driver"])
@@ -164,9 +163,9 @@ def parse_smi_table(text: str) -> SmiReport:
 def _below(gpu: Gpu, line: str) -> Gpu:
     """Return the GPU with what another line of its cell says: its memory, and from driver 450 on its MIG mode."""
     if total := _HEADER_MEMORY.search(line):
-        return dataclasses.replace(gpu, memory_bytes=int(total["total"]) * 1024 * 1024)
+        return msgspec.structs.replace(gpu, memory_bytes=int(total["total"]) * 1024 * 1024)
     mode = _HEADER_MIG.search(line)
-    return dataclasses.replace(gpu, mig_enabled=mode["mode"] == "Enabled") if mode else gpu
+    return msgspec.structs.replace(gpu, mig_enabled=mode["mode"] == "Enabled") if mode else gpu
 
 
 def parse_smi_query(text: str) -> SmiReport:
@@ -233,7 +232,8 @@ def parse_smi_list(text: str) -> SmiReport:
     if not gpus:
         raise TextFormatError("the output of `nvidia-smi -L`", clean(text[:800])[:80])
     found = (
-        dataclasses.replace(gpu, mig_enabled=bool(mig) or gpu.mig_enabled, mig_devices=tuple(mig)) for gpu, mig in gpus
+        msgspec.structs.replace(gpu, mig_enabled=bool(mig) or gpu.mig_enabled, mig_devices=tuple(mig))
+        for gpu, mig in gpus
     )
     return SmiReport(driver_version=None, cuda=None, gpus=tuple(found))
 

@@ -6,9 +6,8 @@ branches.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.machine.conditions import Conclusion, find_conditions
@@ -20,8 +19,7 @@ from envforge.machine.world import World
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
+class _Read(Struct, frozen=True, kw_only=True):
     """A value and its source."""
 
     value: Version | None
@@ -31,8 +29,7 @@ class _Read:
 _UNKNOWN = _Read(value=None, source="")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probed:
+class Probed(Struct, frozen=True, kw_only=True):
     """A machine, the evidence that it was concluded from, and the lines that the child process printed."""
 
     machine: Machine
@@ -204,7 +201,7 @@ def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
             capability = known.compute_capability if known else named_capability(gpu.name)
             if capability is None and evidence.system.jetson is not None:
                 capability = evidence.system.jetson.compute_capability
-            completed.append(dataclasses.replace(gpu, compute_capability=capability))
+            completed.append(msgspec.structs.replace(gpu, compute_capability=capability))
         else:
             completed.append(gpu)
     return tuple(completed)

@@ -5,14 +5,14 @@ An invalid record raises ``MachineRecordError`` with its file and the path insid
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.envelope import Json, to_json
@@ -44,7 +44,7 @@ class MachineRecordError(EnvforgeError):
 def machine_to_json(machine: Machine) -> dict[str, Json]:
     """Return the record of a machine; the same machine produces the same bytes."""
     document: dict[str, Json] = {"record": RECORD, "record_version": RECORD_VERSION}
-    document |= {each.name: to_json(getattr(machine, each.name)) for each in dataclasses.fields(machine)}
+    document |= {name: to_json(getattr(machine, name)) for name in machine.__struct_fields__}
     if machine.driver is not None:
         kernel, user = machine.driver.kernel_version, machine.driver.user_version
         document["driver"] = {
@@ -133,8 +133,8 @@ def _with_capabilities(machine: Machine) -> Machine:
     """Return the machine with the compute capabilities that the names of its GPUs imply."""
     capabilities = [gpu.compute_capability or named_capability(gpu.name) for gpu in machine.gpus]
     gpus = zip(machine.gpus, capabilities, strict=True)
-    return dataclasses.replace(
-        machine, gpus=tuple(dataclasses.replace(gpu, compute_capability=known) for gpu, known in gpus)
+    return msgspec.structs.replace(
+        machine, gpus=tuple(msgspec.structs.replace(gpu, compute_capability=known) for gpu, known in gpus)
     )
 
 
@@ -180,8 +180,7 @@ def _document(where: str) -> Document:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Profile:
+class _Profile(Struct, frozen=True, kw_only=True):
     """A table of ``profiles.toml``; without ``driver`` it describes a machine without a GPU."""
 
     platform: str = "linux-64"
@@ -274,4 +273,4 @@ def redact(machine: Machine) -> Machine:
 
     cleaned = redact_texts(machine, redactor(Identity.here(machine.hostname)))
     sources = tuple((fact, source) for fact, source in cleaned.sources if fact != "hostname")
-    return dataclasses.replace(cleaned, hostname=None, sources=sources)
+    return msgspec.structs.replace(cleaned, hostname=None, sources=sources)

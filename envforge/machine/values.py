@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -21,8 +21,7 @@ _NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MigDevice:
+class MigDevice(Struct, frozen=True, kw_only=True):
     """One instance of a GPU that is partitioned with MIG; programs select it by its UUID."""
 
     name: str | None = None
@@ -30,8 +29,7 @@ class MigDevice:
     memory_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True, kw_only=True):
     """One GPU as the driver numbers it, before ``CUDA_VISIBLE_DEVICES`` applies."""
 
     index: int
@@ -44,8 +42,7 @@ class Gpu:
     mig_devices: tuple[MigDevice, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Driver:
+class Driver(Struct, frozen=True, kw_only=True):
     """The NVIDIA driver: its kernel module, its user-space libraries, and the newest CUDA that it supports."""
 
     kernel_version: Version | None = None
@@ -108,16 +105,14 @@ def parse_nvml_version(text: str) -> Version | None:
     return Version(match[1]) if match else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Override:
+class Override(Struct, frozen=True, kw_only=True):
     """A fact that the user sets with an environment variable, for example ``CONDA_OVERRIDE_CUDA``."""
 
     variable: str
     value: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True, kw_only=True):
     """A state of the machine that keeps programs from the GPU, with its cause and remedy."""
 
     code: str
@@ -136,8 +131,7 @@ OTHER_GPU = "other-gpu"
 """The code of the condition that the machine has only GPUs of AMD or Intel, for which envforge selects no builds."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """One computer; ``sources`` maps the name of a fact to the place where it was read."""
 
     platform: str
@@ -194,7 +188,7 @@ VARIABLES = (CUDA, CUDA_ARCH, GLIBC_VARIABLE)
 def apply_overrides(machine: Machine, environment: Mapping[str, str]) -> Machine:
     """Return the machine with the facts that the variables set; raise RequestError for an invalid version."""
     given = tuple(Override(variable=name, value=environment[name]) for name in VARIABLES if name in environment)
-    changed = dataclasses.replace(machine, overrides=given)
+    changed = msgspec.structs.replace(machine, overrides=given)
     for override in given:
         changed = _APPLY[override.variable](changed, override.value.strip())
     return changed
@@ -203,8 +197,8 @@ def apply_overrides(machine: Machine, environment: Mapping[str, str]) -> Machine
 def _cuda(machine: Machine, value: str) -> Machine:
     """Treat an empty value as a machine without CUDA, as conda does."""
     if value:
-        driver = dataclasses.replace(machine.driver or Driver(), cuda=_version(CUDA, value, "12.4"))
-        return _read(dataclasses.replace(machine, driver=driver), "driver.cuda", CUDA)
+        driver = msgspec.structs.replace(machine.driver or Driver(), cuda=_version(CUDA, value, "12.4"))
+        return _read(msgspec.structs.replace(machine, driver=driver), "driver.cuda", CUDA)
     if machine.driver is None and not machine.gpus:
         return machine
     switched_off = Condition(
@@ -216,7 +210,7 @@ def _cuda(machine: Machine, value: str) -> Machine:
     sources = tuple(
         (fact, source) for fact, source in machine.sources if not fact.startswith(("driver", "gpus", "visible"))
     )
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         machine, driver=None, gpus=(), visible=None, conditions=(*machine.conditions, switched_off), sources=sources
     )
 
@@ -233,20 +227,20 @@ def _cuda_arch(machine: Machine, value: str) -> Machine:
         capability = ComputeCapability.parse(value)
     except ValueError as error:
         raise _bad(CUDA_ARCH, value, "a compute capability such as `8.6`", "8.6") from error
-    return _read(dataclasses.replace(machine, capability_override=capability), "capability_override", CUDA_ARCH)
+    return _read(msgspec.structs.replace(machine, capability_override=capability), "capability_override", CUDA_ARCH)
 
 
 def _glibc(machine: Machine, value: str) -> Machine:
     """Treat an empty value as a machine without glibc, as conda does."""
     glibc = _version(GLIBC_VARIABLE, value, "2.28") if value else None
-    return _read(dataclasses.replace(machine, glibc=glibc), "glibc", GLIBC_VARIABLE)
+    return _read(msgspec.structs.replace(machine, glibc=glibc), "glibc", GLIBC_VARIABLE)
 
 
 _APPLY = {CUDA: _cuda, CUDA_ARCH: _cuda_arch, GLIBC_VARIABLE: _glibc}
 
 
 def _read(machine: Machine, fact: str, source: str) -> Machine:
-    return dataclasses.replace(machine, sources=tuple(sorted({**dict(machine.sources), fact: source}.items())))
+    return msgspec.structs.replace(machine, sources=tuple(sorted({**dict(machine.sources), fact: source}.items())))
 
 
 def _version(variable: str, value: str, example: str) -> Version:
@@ -271,8 +265,7 @@ _ORDINAL = re.compile(r"[+-]?\d+")
 _OLD_MIG = re.compile(r"MIG-(GPU-[0-9a-fA-F-]+)(?:/\d+)*")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Visible:
+class Visible(Struct, frozen=True, kw_only=True):
     """The visible GPUs in their order; ``None`` if unknown facts are needed to resolve the value."""
 
     indices: tuple[int, ...] | None

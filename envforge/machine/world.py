@@ -11,9 +11,9 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from msgspec import Struct, field
 from packaging.version import Version
 
 from envforge.errors import Hint, RequestError
@@ -25,8 +25,7 @@ _TIMEX_WORDS = 64  # struct timex has 208 bytes on 64-bit Linux; the rest is spa
 _STATUS_OFFSET = 40  # modes, offset, freq, maxerror, esterror come first: int (padded) and four long
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Space:
+class Space(Struct, frozen=True, kw_only=True):
     """The space on a disk; ``free_inodes`` is ``None`` on file systems without inode counts."""
 
     total_bytes: int
@@ -34,8 +33,7 @@ class Space:
     free_inodes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """A resource limit of this process; ``None`` is unlimited."""
 
     soft: int | None
@@ -117,8 +115,7 @@ def kernel_records(path: Path) -> str:
     return b"".join(records).decode("utf-8", "replace")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Calls:
+class Calls(Struct, frozen=True, kw_only=True):
     """All calls in one value, so that tests can pass recorded ones; each may raise ``OSError``."""
 
     space: Callable[[Path], Space] = space_of
@@ -133,8 +130,7 @@ TIMEOUT_VARIABLE = "ENVFORGE_PROBE_TIMEOUT"
 TIMEOUT_SECONDS = 30.0  # without persistence mode the driver wakes each GPU, which takes seconds
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProgramResult:
+class ProgramResult(Struct, frozen=True, kw_only=True):
     """The result of a program; ``exit_code`` is negative for a signal, and ``None`` after a timeout."""
 
     exit_code: int | None
@@ -145,8 +141,7 @@ class ProgramResult:
 RunProgram = Callable[[Sequence[str]], ProgramResult | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class World(Struct, frozen=True, kw_only=True):
     """The computer that ``probe`` reads; tests pass a recorded one.
 
     ``run`` starts a program and returns ``None`` if it isn't installed. ``ask_libraries`` returns the output of

@@ -19,9 +19,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec import Struct, field
 
 from envforge.base.data_files import data_folder
 from envforge.base.documents import Document
@@ -34,15 +35,13 @@ _UNSET = "***unset***"
 _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin", "Scripts", "bin")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _State:
+class _State(Struct, frozen=True, kw_only=True):
     """The file ``conda-meta/state`` of conda."""
 
     env_vars: dict[VariableName, VariableValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Activation:
+class Activation(Struct, frozen=True, kw_only=True):
     """Deactivation scripts, variables to set (None unsets), and activation scripts, in this order.
 
     ``label`` is shown in the prompt. ``left_prompt`` is what the deactivated environment has added to the prompt.
@@ -209,8 +208,7 @@ SHELL_VARIABLE = "ENVFORGE_SHELL"
 _KEPT_VARIABLE = "ENVFORGE_KEPT"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
+class Start(Struct, frozen=True, kw_only=True):
     """A program to start: its arguments, and all of its variables."""
 
     words: tuple[str, ...]

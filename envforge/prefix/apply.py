@@ -12,9 +12,10 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 
 from envforge.base.urls import show_url
@@ -70,8 +71,7 @@ def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tupl
 _SCRIPTS = ("post-link", "pre-link")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Installation:
+class Installation(Struct, frozen=True, kw_only=True):
     """The changes of a locked prefix, whose journal was ``before``.
 
     ``is_created``: the prefix belongs to envforge, which created it, or it is new or empty.

@@ -8,9 +8,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -44,8 +45,7 @@ from envforge.prefix.venv import files_of_creator, is_venv, seed_packages, venv_
 _PROGRESS = Silent()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditRequest:
+class AuditRequest(Struct, frozen=True, kw_only=True):
     """One audit. ``lockfile`` None means the one that the prefix was created from; ``full`` reads every file again.
 
     ``platform`` is used if the prefix has no journal that states its platform. If the prefix matches the lockfile,
@@ -59,8 +59,7 @@ class AuditRequest:
     adopt: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True, kw_only=True):
     """Number of checked packages and files. ``read_files`` and ``read_bytes`` were hashed now, the rest earlier.
 
     ``unowned_files`` belong to no package and are outside the directories from which Python imports.
@@ -74,8 +73,7 @@ class Counts:
     unowned_files: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditReport:
+class AuditReport(Struct, frozen=True, kw_only=True):
     """Result of an audit. ``drift`` differs from the lockfile; ``warnings`` are risks that the lockfile causes.
 
     ``digest`` is one SHA-256 over the installed files, independent of the path of the prefix. ``notes`` report problems
@@ -92,8 +90,7 @@ class AuditReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Repair:
+class Repair(Struct, frozen=True, kw_only=True):
     """Result of ``--fix``: packages that were reinstalled or removed, and files that were moved away.
 
     ``after`` is the audit that followed.

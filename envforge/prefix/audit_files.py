@@ -21,11 +21,12 @@ import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 from envforge.base.documents import Document
 from envforge.base.files import write_atomic
@@ -51,8 +52,7 @@ FindingKind = Literal[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditFinding:
+class AuditFinding(Struct, frozen=True, kw_only=True):
     """One difference or risk. ``package`` and ``manager`` identify the owner; they are empty if there is none."""
 
     kind: FindingKind
@@ -187,8 +187,7 @@ _NOTHING = hashlib.sha256(b"").hexdigest()
 _SHORTEST_NAME = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Owned:
+class Owned(Struct, frozen=True):
     """A file with the package that lists it."""
 
     claim: Claim
@@ -197,8 +196,7 @@ class Owned:
     label: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Files:
+class Files(Struct, frozen=True, kw_only=True, dict=True):
     """The files of one prefix: those that exist, and those that packages list.
 
     ``library`` is the directory from which Python imports (the standard library with site-packages); None without
@@ -406,8 +404,7 @@ _SETTLED_NS = 2_000_000_000
 Known = dict[str, tuple[int, int, int, str]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileHashes:
+class FileHashes(Struct, frozen=True, kw_only=True):
     """The SHA-256 of each file, and how many were read now; ``notes`` report problems with the cache."""
 
     sha256: Mapping[str, str]
@@ -481,8 +478,7 @@ def _hash_batch(prefix: Path, batch: list[str]) -> dict[str, str]:
         ) from error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Cached:
+class _Cached(Struct, frozen=True, kw_only=True):
     """The file ``audit.json``: size, mtime in nanoseconds, inode, and SHA-256 of each file."""
 
     files: dict[str, tuple[int, int, int, str]]

@@ -18,12 +18,14 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from msgspec import Struct
+
 from envforge.base.documents import Document, Printable, Sha256
+from envforge.base.envelope import to_json
 from envforge.base.files import replacing
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest
@@ -41,8 +43,7 @@ _MAKE_AGAIN = Hint("nothing was installed; to make it again on a machine with a 
 _MODIFIED_S = 315_532_800  # 1980-01-01, as in the cache: no clock in the bytes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _About:
+class _About(Struct, frozen=True, kw_only=True):
     """The member ``bundle.json``."""
 
     schema_version: Literal[1] = 1
@@ -50,16 +51,14 @@ class _About:
     lock_sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """Position of a package's bytes in the archive."""
 
     offset: int
     size: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bundle:
+class Bundle(Struct, frozen=True, kw_only=True):
     """A bundle that has been read: its lockfile, and the position of each package by its name in the archive."""
 
     path: Path
@@ -133,7 +132,7 @@ def write_bundle(
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         about = _About(platform=platform, lock_sha256=_sha256(lock))
-        _add_text(archive, ABOUT, (json.dumps(asdict(about), indent=1) + "\n").encode())
+        _add_text(archive, ABOUT, (json.dumps(to_json(about), indent=1) + "\n").encode())
         _add_text(archive, LOCK, lock)
         _add_text(archive, SUMS, _sums(names, files).encode())
         for name in names:

@@ -26,8 +26,9 @@ import stat
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from envforge.base.files import file_lock, is_writable, regular, write_atomic
 from envforge.base.urls import show_url
@@ -38,8 +39,7 @@ VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unpacked:
+class Unpacked(Struct, frozen=True, kw_only=True):
     """What is kept of an archive that was unpacked: its size, its SHA-256, and the size of its files.
 
     ``folders`` are the directories of the members of a wheel. ``record`` is the ``RECORD`` of a wheel, or the SHA-256
@@ -53,8 +53,7 @@ class Unpacked:
     record: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct, frozen=True):
     """The cache in one directory."""
 
     root: Path
@@ -316,8 +315,7 @@ def need_room(path: Path, wanted: int, purpose: str) -> None:
         )
 
 
-@dataclass(kw_only=True, slots=True)
-class Tree:
+class Tree(Struct, kw_only=True):
     """The unpacked files of a package: a row for each, directories, links with their targets, and mtimes."""
 
     rows: list[str] = field(default_factory=list)

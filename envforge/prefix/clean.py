@@ -13,9 +13,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from envforge.base.files import file_lock
 from envforge.errors import EnvforgeError, OutsideError
@@ -24,8 +25,7 @@ from envforge.prefix.cache import exclusive_cache, walk
 from envforge.prefix.journal import journal_path, lock_prefix, read_journal
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Size:
+class Size(Struct, frozen=True, kw_only=True):
     """Sizes in bytes, each file once; ``freed_bytes`` excludes files that have hard links elsewhere."""
 
     bytes: int = 0
@@ -69,8 +69,7 @@ _TEMPORARY = ("envforge-lock-*", "envforge-repodata-*", "envforge-check-*", "env
 _ABANDONED_S = 3600.0  # without a lock file, an hour without a change is the only sign
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
+class Places(Struct, frozen=True, kw_only=True):
     """Where to look: package cache, cache directory, temporary files, project directories, and prefixes."""
 
     packages: Path
@@ -80,8 +79,7 @@ class Places:
     prefixes: tuple[Path, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Removable:
+class Removable(Struct, frozen=True, kw_only=True):
     """An item that can be removed."""
 
     kind: RemovableKind
@@ -89,16 +87,14 @@ class Removable:
     size: Size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True, kw_only=True):
     """An item that can't be removed now, and the reason."""
 
     path: Path
     why: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cleaning:
+class Cleaning(Struct, frozen=True, kw_only=True):
     """What was removed (or, in a dry run, would be), and what was kept."""
 
     removed: tuple[Removable, ...]
@@ -115,8 +111,7 @@ def clean(places: Places, *, is_dry: bool, now_s: float | None = None) -> Cleani
     return Cleaning(removed=tuple(work.removed), kept=tuple(work.kept))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Work:
+class _Work(Struct, frozen=True, kw_only=True):
     places: Places
     is_dry: bool
     now_s: float

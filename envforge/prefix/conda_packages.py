@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import rattler
+from msgspec import Struct
+from msgspec.structs import replace
 from rattler import exceptions
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
 from rattler.package_streaming import extract
@@ -70,8 +71,7 @@ _ERRORS: tuple[type[Exception], ...] = (
 _PROBE_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Archive:
+class Archive(Struct, frozen=True, kw_only=True):
     """A verified conda archive with its record, and what was unpacked from it into ``folder`` and checked.
 
     The modules of an archive with ``is_noarch`` are linked into the site-packages of any Python, and ``programs`` are

@@ -9,9 +9,10 @@ import os
 import shlex
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import Lockfile, Manager

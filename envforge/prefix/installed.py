@@ -14,10 +14,11 @@ import os
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import Document
@@ -47,8 +48,7 @@ class Claim(NamedTuple):
     holds_prefix: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CondaPackage:
+class CondaPackage(Struct, frozen=True, kw_only=True):
     """One file of ``conda-meta``. ``stem`` is its name without ``.json``."""
 
     name: str
@@ -62,8 +62,7 @@ class CondaPackage:
     claims: tuple[Claim, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WheelOrigin:
+class WheelOrigin(Struct, frozen=True, kw_only=True):
     """``direct_url.json``: where a distribution came from, if not from an index."""
 
     url: str
@@ -71,8 +70,7 @@ class WheelOrigin:
     sha256: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True, kw_only=True):
     """A ``.dist-info`` that belongs to no conda package. ``folder`` is its path in the prefix."""
 
     name: str
@@ -84,8 +82,7 @@ class Distribution:
     claims: tuple[Claim, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Path:
+class _Path(Struct, frozen=True, kw_only=True):
     """One file in the record of a conda package."""
 
     _path: str
@@ -95,13 +92,11 @@ class _Path:
     prefix_placeholder: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PathsData:
+class _PathsData(Struct, frozen=True, kw_only=True):
     paths: tuple[_Path, ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _CondaRecord:
+class _CondaRecord(Struct, frozen=True, kw_only=True):
     """The fields that envforge reads of ``conda-meta/NAME.json``."""
 
     name: str
@@ -115,19 +110,16 @@ class _CondaRecord:
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DirInfo:
+class _DirInfo(Struct, frozen=True, kw_only=True):
     editable: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ArchiveInfo:
+class _ArchiveInfo(Struct, frozen=True, kw_only=True):
     hash: str = ""
     hashes: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DirectUrl:
+class _DirectUrl(Struct, frozen=True, kw_only=True):
     """``direct_url.json``, https://packaging.python.org/en/latest/specifications/direct-url/."""
 
     url: str

@@ -15,11 +15,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from envforge.base.documents import Document, Printable
+from envforge.base.envelope import to_json
 from envforge.base.files import current_umask, file_lock, open_own, regular, write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
@@ -28,8 +31,7 @@ from envforge.prefix.values import InstallProgress, InstallStep, Silent
 from envforge.prefix.venv import is_venv
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Journal:
+class Journal(Struct, frozen=True, kw_only=True):
     """The state of one prefix.
 
     ``fingerprint`` identifies the packages of the lockfile. ``created`` means that the directory was empty before the
@@ -92,7 +94,7 @@ def read_journal(prefix: Path) -> Journal | None:
 
 def write_journal(prefix: Path, journal: Journal) -> None:
     """Record a step; after a crash, the file is either the old or the new journal."""
-    text = json.dumps(asdict(journal), indent=1, sort_keys=True) + "\n"
+    text = json.dumps(to_json(journal), indent=1, sort_keys=True) + "\n"
     write_atomic(journal_path(prefix), text, through_links=False)
 
 

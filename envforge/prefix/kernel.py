@@ -14,8 +14,10 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.documents import Document
 from envforge.base.envelope import Json
@@ -31,25 +33,21 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = "kernel.json"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Of:
+class _Of(Struct, frozen=True, kw_only=True):
     prefix: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _KernelMetadata:
+class _KernelMetadata(Struct, frozen=True, kw_only=True):
     envforge: _Of
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _KernelFile:
+class _KernelFile(Struct, frozen=True, kw_only=True):
     """What envforge reads of a ``kernel.json``."""
 
     metadata: _KernelMetadata
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True, kw_only=True):
     """A Jupyter kernel: its directory, and the name that users see."""
 
     folder: Path

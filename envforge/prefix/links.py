@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
 
 import rattler
+from msgspec import Struct, field
 
 from envforge.errors import EnvforgeError, printable
 from envforge.prefix.conda_packages import Archive
@@ -20,8 +20,7 @@ from envforge.prefix.package_checks import EXCLUDE, INFO, RESERVED, refused
 _MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True, kw_only=True):
     """The files of packages in one prefix, to find what links make of their paths.
 
     ``site_packages`` is the path of site-packages in the prefix. Links of ``prefix`` count, too, unless it is None.

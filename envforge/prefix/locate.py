@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.project import (
@@ -41,8 +42,7 @@ def named_prefix(name: str) -> Path:
     return Path(platformdirs.user_data_dir("envforge", appauthor=False)) / "environments" / name
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChosenEnvironment:
+class ChosenEnvironment(Struct, frozen=True, kw_only=True):
     """A prefix, whether or not it exists, and the option of ``envforge install`` that selects it."""
 
     prefix: Path
@@ -93,8 +93,7 @@ def chosen_environment(prefix: Path | None, name: str | None, here: Path) -> Cho
     return ChosenEnvironment(prefix=prefix_in(folder), option="")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unfinished:
+class Unfinished(Struct, frozen=True, kw_only=True):
     """Work that an interrupted command left incomplete, and the command that completes it.
 
     ``step`` is the last step of an install; it is empty for a change, which has none.

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Artifact
@@ -24,8 +25,7 @@ from envforge.prefix.values import InstallProgress, InstallRequest, progress_ste
 from envforge.prefix.wheels import unpack_wheels
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Obtained:
+class Obtained(Struct, frozen=True, kw_only=True):
     """Unpacked packages. Files that are newer than ``began_ns`` were unpacked from verified archives."""
 
     conda: tuple[Archive, ...]
@@ -75,8 +75,7 @@ def obtain(
     )
 
 
-@dataclass(kw_only=True, slots=True)
-class _Unpacker:
+class _Unpacker(Struct, kw_only=True):
     """Receiver of verified files."""
 
     store: Store

@@ -16,11 +16,11 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
 import rattler
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -122,14 +122,12 @@ def _info_file(artifact: Artifact, name: str) -> Document:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Noarch:
+class _Noarch(Struct, frozen=True, kw_only=True):
     type: Literal["python"]
     entry_points: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LinkFile:
+class _LinkFile(Struct, frozen=True, kw_only=True):
     noarch: _Noarch
     package_metadata_version: Literal[1]
 

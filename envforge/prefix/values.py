@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
+
+from msgspec import Struct
 
 from envforge.base.urls import Mirrors
 from envforge.lock.lockfile import Manager
@@ -19,8 +20,7 @@ InstallStep = Literal[
 Outcome = Literal["installed", "completed", "updated", "unchanged"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True, kw_only=True):
     """Delays before the retries of a request, and its timeout, in seconds."""
 
     delays_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
@@ -34,8 +34,7 @@ class MachineHere(Protocol):
         """Return this machine; its driver and GPUs, which are slow to query, are valid only with ``driver``."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstallRequest:
+class InstallRequest(Struct, frozen=True, kw_only=True):
     """One install. ``cache`` is the directory of downloaded and unpacked packages; None means the user's default.
 
     ``force`` allows a prefix that envforge did not create. ``run_scripts`` runs the packages' link scripts. The
@@ -53,7 +52,7 @@ class InstallRequest:
     platform: str
     offline: bool = False
     force: bool = False
-    mirrors: Mirrors = Mirrors()  # noqa: RUF009 - frozen
+    mirrors: Mirrors = Mirrors()
     run_scripts: bool = False
     cache: Path | None = None
     retry: Retry = Retry()
@@ -68,8 +67,7 @@ class InstallRequest:
     access_variables: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstallReport:
+class InstallReport(Struct, frozen=True, kw_only=True):
     """Result of an install. ``scripts`` lists the packages whose link scripts were not run."""
 
     prefix: Path
@@ -84,8 +82,7 @@ class InstallReport:
     scripts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedPackage:
+class PlannedPackage(Struct, frozen=True, kw_only=True):
     """A package that an install would link. ``bytes`` is None if its server didn't report a size."""
 
     label: str
@@ -93,8 +90,7 @@ class PlannedPackage:
     bytes: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preview:
+class Preview(Struct, frozen=True, kw_only=True):
     """Preview of an install."""
 
     prefix: Path
@@ -106,8 +102,7 @@ class Preview:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True, kw_only=True):
     """The smallest set of changes that makes a prefix match a plan.
 
     ``wheels_replaced`` are uninstalled before conda packages with the same files are linked.

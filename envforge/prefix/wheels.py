@@ -20,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from envforge.base.files import write_atomic
@@ -52,8 +53,7 @@ _BATCH = 200
 _NOT_FOR_UV = re.compile(r"(UV|PIP)_|PYTHON|(VIRTUAL_ENV|CONDA_PREFIX|\w+_PROXY)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
+class Site(Struct, frozen=True, kw_only=True):
     """Paths of the Python of a prefix."""
 
     prefix: Path
@@ -78,8 +78,7 @@ def find_site(prefix: Path, platform: str) -> Site:
     return Site(prefix=prefix, packages=prefix / site_packages_path(python, platform), program=program)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """Wheels that are installed together. Files unpacked since ``began_ns`` came from verified wheels.
 
     With ``reread``, all files are read, even if they were unpacked just now or verified before. ``renew`` brings wheels

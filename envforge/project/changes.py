@@ -12,9 +12,11 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.git import has_git, run_git
 from envforge.base.staging import PlannedFile
@@ -24,8 +26,7 @@ OnConflict = Literal["inline", "rej"]
 _LABELS = ("yours", "the template before", "the template now")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True, kw_only=True):
     """The merged text; ``rejected`` is a patch of what couldn't be merged (only with ``rej``)."""
 
     content: bytes
@@ -158,8 +159,7 @@ ProjectFiles: TypeAlias = Mapping[PurePosixPath, PlannedFile]
 Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileChange:
+class FileChange(Struct, frozen=True, kw_only=True):
     """One file: ``before`` is its content at ``path`` or ``moved_from``, ``after`` the content that it gets.
 
     ``beside`` is a second file, with what couldn't be merged. ``note`` adds what the action doesn't express.
@@ -180,8 +180,7 @@ class FileChange:
         return self.action != "yours"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sides:
+class _Sides(Struct, frozen=True, kw_only=True):
     base: ProjectFiles
     new: ProjectFiles
     folder: Path

@@ -8,9 +8,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.data_files import lockfiles_root, templates_root
 from envforge.base.staging import PlannedFile, settle_interrupted
@@ -54,20 +56,18 @@ if TYPE_CHECKING:
 LockOrigin = Literal["catalogue", "solved", "to-solve", "none"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockWay:
+class LockWay(Struct, frozen=True, kw_only=True):
     """How to obtain the lock. ``fresh`` ignores the catalogues; ``team`` is searched before the built-in one."""
 
     wanted: bool = True
     fresh: bool = False
     dry_run: bool = False
     conda_exe: Path | None = None
-    mirrors: Mirrors = Mirrors()  # noqa: RUF009 - a frozen value
+    mirrors: Mirrors = Mirrors()
     team: ChosenCatalogue | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProjectLock:
+class ProjectLock(Struct, frozen=True, kw_only=True):
     """The lock of a new project.
 
     ``date`` is the day of publication if the lock has a ``publisher``, which means a team's catalogue. For the built-in
@@ -83,8 +83,7 @@ class ProjectLock:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockedProject:
+class LockedProject(Struct, frozen=True, kw_only=True):
     """A project with its lock.
 
     ``silent_host`` is a server that didn't answer, so that the project has another build, whose lockfile is in the
@@ -223,8 +222,7 @@ _ANSWER_S = 4.0
 _PREFERRED = "is the best build with a lockfile in the catalogue"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildQuery:
+class BuildQuery(Struct, frozen=True, kw_only=True):
     """What a project's builds are selected from."""
 
     machine: Machine
@@ -322,8 +320,7 @@ def _host(url: str) -> str:
         return show_url(url)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewRequest:
+class NewRequest(Struct, frozen=True, kw_only=True):
     """A project to create in ``target``, on the builds that ``query`` selects.
 
     ``name`` defaults to the name of the target. ``variables`` are answers, as ``KEY=VALUE``; ``with_groups`` and
@@ -343,8 +340,7 @@ class NewRequest:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Created:
+class Created(Struct, frozen=True, kw_only=True):
     """A project that was created or, with ``dry_run``, would be."""
 
     project: Project

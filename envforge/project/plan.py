@@ -10,7 +10,6 @@ runs, otherwise by the next run.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import keyword
 import os
@@ -21,10 +20,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from msgspec import Struct
 
 from envforge import __version__
 from envforge.base.envelope import Json
@@ -57,16 +57,14 @@ _LEFT_OUT = ("accepted", "refused")  # hundreds of builds, which no generated fi
 
 def plain_selection(selection: Selection) -> dict[str, Any]:
     """Return the fields of the selection by name; versions, tags, and platforms are strings."""
-    return {
-        field.name: _plain(getattr(selection, field.name))
-        for field in dataclasses.fields(selection)
-        if field.name not in _LEFT_OUT
-    } | {"build": _build(selection)}
+    return {name: _plain(getattr(selection, name)) for name in selection.__struct_fields__ if name not in _LEFT_OUT} | {
+        "build": _build(selection)
+    }
 
 
 def _build(selection: Selection) -> dict[str, Any]:
     build = selection.build
-    fields = {field.name: _plain(getattr(build, field.name)) for field in dataclasses.fields(build)}
+    fields = {name: _plain(getattr(build, name)) for name in build.__struct_fields__}
     cuda = build.tag.cuda
     return fields | {"pins": dict(build.pins), "cuda": None if cuda is None else str(cuda)}
 
@@ -85,8 +83,7 @@ _SUFFIX = ".jinja"
 _PACKAGE = "__package__"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Project:
+class Project(Struct, frozen=True, kw_only=True):
     """Everything that a project's files are rendered from, except its lock. ``machine`` is the machine's JSON record.
 
     ``groups`` are the names of the file groups that the project has. ``envforge_requirement`` is what generated files
@@ -102,7 +99,7 @@ class Project:
     texts: EnvironmentTexts
     machine: Json = None
     groups: tuple[str, ...] = ()
-    origin: TemplateOrigin = TemplateOrigin()  # noqa: RUF009 - a frozen value
+    origin: TemplateOrigin = TemplateOrigin()
     envforge_requirement: str = ""
     facts: FactsId | None = None
 
@@ -296,8 +293,7 @@ def _refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
 _FORCE = Hint("to write into it, pass `--force`, which keeps your files and renames those in the way to NAME.orig")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True, kw_only=True):
     """What happened to each file; ``kept`` pairs a file of the user with its new name."""
 
     created: tuple[PurePosixPath, ...] = ()

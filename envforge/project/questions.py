@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Struct, field
 
 from envforge.base.documents import Printable, matching
 from envforge.errors import Hint, RequestError, printable
@@ -29,8 +30,7 @@ _FALSE = ("false", "no", "n", "off", "0")
 _LONGEST_ANSWER = 200
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateQuestion:
+class TemplateQuestion(Struct, frozen=True, kw_only=True):
     """One question of a template, which applies if ``when`` holds; ``default`` is the answer if there is no other."""
 
     name: QuestionName
@@ -95,8 +95,7 @@ def _confined() -> Confined:
     return confined
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ForeignQuestion(TemplateQuestion):
+class ForeignQuestion(TemplateQuestion, frozen=True, kw_only=True):
     """A question of a third-party template, whose pattern may never finish."""
 
     def matches(self, pattern: str, text: str) -> bool:
@@ -127,8 +126,7 @@ def hold(when: When, answers: Mapping[str, Answer]) -> bool:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateGroup:
+class TemplateGroup(Struct, frozen=True, kw_only=True):
     """Files that a project has or leaves out together. ``files`` are paths of the template's or the common ``files``.
 
     ``conda`` are the packages that they need; ``when`` are the answers for which the group exists.

@@ -12,10 +12,11 @@ import json
 import lzma
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
@@ -36,8 +37,7 @@ class ProjectFileError(EnvforgeError):
     """An ``envforge.toml`` is invalid."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TemplateOrigin:
+class TemplateOrigin(Struct, frozen=True, kw_only=True):
     """The origin of a template: ``source`` is a directory or a ``git+`` URL, empty for a built-in template.
 
     ``commit`` is the git commit.
@@ -47,8 +47,7 @@ class TemplateOrigin:
     commit: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProjectRecord:
+class ProjectRecord(Struct, frozen=True, kw_only=True):
     """The contents of ``envforge.toml``. ``files`` pairs each path with the SHA-256 of what envforge wrote there.
 
     ``groups`` has every group of the template and whether the project has it, so that a group which a later template
@@ -72,27 +71,23 @@ class ProjectRecord:
     facts: FactsId | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _TemplateTable:
+class _TemplateTable(Struct, frozen=True, kw_only=True):
     name: str
     version: str
     source: str = ""
     commit: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ProjectTable:
+class _ProjectTable(Struct, frozen=True, kw_only=True):
     name: str
     package: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _EnvironmentTable:
+class _EnvironmentTable(Struct, frozen=True, kw_only=True):
     input_sha256: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ProjectFile:
+class _ProjectFile(Struct, frozen=True, kw_only=True):
     """The tables of ``envforge.toml``; others are settings of the user, which other modules read."""
 
     schema_version: Literal[1]
@@ -134,7 +129,7 @@ def dump_into(text: str, record: ProjectRecord) -> str:
     import tomlkit  # noqa: PLC0415 - slow to import, and only `update` rewrites this file
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump_record(record))
-    ours = {each.name for each in fields(_ProjectFile)}
+    ours = set(_ProjectFile.__struct_fields__)
     # without settings of the user there is nothing to preserve, and plain text needs no comments kept
     if not document.keys() - ours:
         return dump_record(record)
@@ -235,15 +230,13 @@ NOT_HELD = (LOCK_FILE, BASELINE, PROJECT_FILE)
 _MOST_BYTES = 200_000_000  # of the unpacked baseline; a template has at most 100 MB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Packed:
+class _Packed(Struct, frozen=True, kw_only=True):
     """The JSON of a mapping from paths to ``_HeldFile``, as base64 of xz."""
 
     xz: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _HeldFile:
+class _HeldFile(Struct, frozen=True, kw_only=True):
     text: str | None = None
     base64: str | None = None
     executable: bool = False

@@ -12,11 +12,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.staging import PlannedFile
@@ -29,8 +29,7 @@ _CUDA = re.compile(r"^cuda\b[^=]*=\s*['\"](\d+\.\d+)", re.MULTILINE)
 _SKIP = "--skip-gpu"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TorchBuild:
+class TorchBuild(Struct, frozen=True, kw_only=True):
     """The torch of an interpreter; ``cuda`` is ``None`` for a build without CUDA."""
 
     version: Version
@@ -41,8 +40,7 @@ class TorchBuild:
         return f"torch {self.version} (CUDA {self.cuda})" if shows_cuda else f"torch {self.version}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SmokeRun:
+class SmokeRun(Struct, frozen=True, kw_only=True):
     """One run of ``python -m PACKAGE.smoke``. ``skip_reason`` is why the GPU part isn't run."""
 
     python: str

@@ -11,11 +11,12 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from envforge.base.data_files import templates_root
 from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
@@ -51,14 +52,12 @@ _TEMPLATE_NAME = matching(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ManifestEnvironment:
+class _ManifestEnvironment(Struct, frozen=True, kw_only=True):
     torch: tuple[Literal["torch", "torchvision", "torchaudio"], ...] = ("torch", "torchvision")
     conda: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _GroupEntry:
+class _GroupEntry(Struct, frozen=True, kw_only=True):
     """A group of a manifest: with ``help`` a new one, without it additions to the common group of that name."""
 
     name: GroupName
@@ -69,8 +68,7 @@ class _GroupEntry:
     when: When = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Manifest:
+class _Manifest(Struct, frozen=True, kw_only=True):
     name: Annotated[str, _TEMPLATE_NAME]
     version: int | Printable
     summary: Printable
@@ -81,19 +79,16 @@ class _Manifest:
     groups: tuple[GroupName | _GroupEntry, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ForeignManifest(_Manifest):
+class _ForeignManifest(_Manifest, frozen=True, kw_only=True):
     questions: tuple[ForeignQuestion, ...] = ()
     hooks: tuple[Annotated[tuple[NonEmpty, ...], msgspec.Meta(min_length=1)], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _CommonGroups:
+class _CommonGroups(Struct, frozen=True, kw_only=True):
     groups: tuple[_GroupEntry, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Template:
+class Template(Struct, frozen=True, kw_only=True):
     """A template; ``root`` contains its ``files/``.
 
     ``common`` names the files and directories of ``common_root/files`` that it uses, ``not_common`` the exceptions
@@ -347,8 +342,7 @@ def _nodes(top: Any) -> Iterator[Any]:
             left += [each for item in value for each in (item if isinstance(item, tuple) else (item,))]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """One file of a template: ``path`` is relative to ``root``."""
 
     root: Path
@@ -413,12 +407,11 @@ def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
     return tuple(source for name in names for source in _walk(root, below / name))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True, kw_only=True):
     """A template and its origin."""
 
     template: Template
-    origin: TemplateOrigin = TemplateOrigin()  # noqa: RUF009 - a frozen value
+    origin: TemplateOrigin = TemplateOrigin()
 
     @property
     def is_foreign(self) -> bool:

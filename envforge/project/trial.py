@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from envforge.base import toml
 from envforge.base.staging import PlannedFile
@@ -32,8 +33,7 @@ _Pair: TypeAlias = frozenset[tuple[str, Answer]]
 _GROUP = "with "  # no question has a space in its name
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True, kw_only=True):
     """One combination: all answers, and the selected groups."""
 
     answers: tuple[tuple[str, Answer], ...]
@@ -50,8 +50,7 @@ class Variant:
         return " ".join(options) or "(defaults)"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Factor:
+class _Factor(Struct, frozen=True, kw_only=True):
     """One choice; values other than the first require that ``when`` holds."""
 
     name: str
@@ -141,8 +140,7 @@ _SMOKE_LIMIT_S = 900
 _LAST_LINES = 12
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+class Trial(Struct, frozen=True, kw_only=True):
     """The result for one variant: the number of its files, their problems, and the state of its smoke test.
 
     ``smoke`` is ``passed``, ``failed``, ``same`` (as another variant of the same code), ``none`` (the template has no

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.envelope import Json
 from envforge.base.staging import Interrupts, PlannedFile, Swap, TargetError, disk_errors, perform, staging
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 _FILES = (ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, LOCK_FILE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VariantLock:
+class VariantLock(Struct, frozen=True, kw_only=True):
     """One variant and its new files."""
 
     name: str
@@ -79,8 +80,7 @@ def relock_variants(
 _LOCKED_FROM = (PurePosixPath(ENVIRONMENT_FILE), PurePosixPath(VIRTUAL_PACKAGES_FILE))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UpdateRequest:
+class UpdateRequest(Struct, frozen=True, kw_only=True):
     """What the user requests instead of what is recorded; ``selections`` is ``None`` to keep the builds.
 
     ``machine`` and ``facts`` are what new builds were selected with.
@@ -96,8 +96,7 @@ class UpdateRequest:
     on_conflict: OnConflict = "inline"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
+class Update(Struct, frozen=True, kw_only=True):
     """A planned update; ``notes`` are for the user, ``rendered`` are the files that the template produces now."""
 
     folder: Path
@@ -162,8 +161,7 @@ class Update:
         return replace(without, origin=origin)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Locks:
+class Locks(Struct, frozen=True, kw_only=True):
     """The new lockfiles of an update; all others are kept."""
 
     own: str | None = None

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.base.documents import Document, Printable, matching
@@ -45,8 +46,7 @@ class FactsFileError(EnvforgeError):
     """A file of facts that is unreadable, invalid, or contradicts a pinned row."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildRow:
+class BuildRow(Struct, frozen=True, kw_only=True):
     """A build, and where and when it was found; without ``kernels_source``, its kernels are inferred."""
 
     torch: _Dotted
@@ -82,8 +82,7 @@ class BuildRow:
         return _document("a row of facts").convert({**extra, **values}, Build)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolkitRow:
+class ToolkitRow(Struct, frozen=True, kw_only=True):
     """The driver that comes with a CUDA toolkit, and where and when that was found."""
 
     cuda: _Short
@@ -98,8 +97,7 @@ class ToolkitRow:
         return _document("a row of facts").convert(values, Minimum)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FactsFile:
+class FactsFile(Struct, frozen=True, kw_only=True):
     """The contents of a file of refreshed facts."""
 
     schema_version: Literal[1] = 1

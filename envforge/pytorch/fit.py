@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
@@ -16,8 +16,7 @@ from envforge.pytorch.matrix import Build, Grade, Matrix
 _HARMLESS = ("wsl", "different-gpus", "gpus-hidden", "mig", "no-nvidia-device")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Misfit:
+class Misfit(Struct, frozen=True, kw_only=True):
     """The reason why a build doesn't fit, with what it requires and what was found."""
 
     code: str
@@ -26,8 +25,7 @@ class Misfit:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachineLimits:
+class MachineLimits(Struct, frozen=True, kw_only=True):
     """What constrains the selection on one platform. ``is_known`` is false if the platform's machine is unknown.
 
     ``gpus`` holds each GPU with its name; ``stated_cuda`` is the CUDA version that the user set for the driver;

@@ -9,10 +9,10 @@ import datetime as dt
 import enum
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
@@ -41,8 +41,7 @@ class Preference(enum.Enum):
     WIDEST = "widest"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """What the user requests; ``None`` leaves the choice to ``select``."""
 
     cuda: WheelTag | None = None
@@ -53,8 +52,7 @@ class Request:
     torch_index: str = PYTORCH_INDEX
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     """One row of the matrix: a PyTorch release for one CUDA tag and one platform (conda subdir).
 
     ``plain`` names packages of the family whose version has no ``+tag`` there. ``confirmed`` is false for a build that
@@ -92,8 +90,7 @@ class Build:
         return f"torch {self.torch} {self.tag} {self.platform}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """A build that fits, with its grade."""
 
     build: Build
@@ -101,8 +98,7 @@ class Candidate:
     grade: Grade
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True, kw_only=True):
     """A build that doesn't fit, with the reason that decided."""
 
     build: Build
@@ -112,8 +108,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True, kw_only=True):
     """The selected build, its grade and reason, and every other build with its reason."""
 
     request: Request
@@ -184,8 +179,7 @@ FACTS_VARIABLE = "ENVFORGE_FACTS"
 BUILT_IN = "built-in"  # the value of the variable that disables the refreshed table
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Minimum:
+class Minimum(Struct, frozen=True, kw_only=True):
     """The oldest driver for one CUDA: a toolkit such as 12.6, or every toolkit of a major version."""
 
     cuda: Version
@@ -197,8 +191,7 @@ class Minimum:
         return self.windows if windows else self.linux
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PythonDefault:
+class PythonDefault(Struct, frozen=True, kw_only=True):
     """The newest Python that a new environment gets by default; the tag ``None`` applies to every build."""
 
     tag: WheelTag | None = None
@@ -206,8 +199,7 @@ class PythonDefault:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipDefault:
+class PipDefault(Struct, frozen=True, kw_only=True):
     """The tag of the builds on PyPI, which has one build for each platform, from one release on."""
 
     since: Version
@@ -217,8 +209,7 @@ class PipDefault:
     checked: dt.date
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FactsId:
+class FactsId(Struct, frozen=True, kw_only=True):
     """The identity of a refreshed table: the day of its newest look-up, and the SHA-256 of its file."""
 
     checked: dt.date
@@ -228,8 +219,7 @@ class FactsId:
         return f"{self.checked} ({self.sha256[:12]})"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Matrix:
+class Matrix(Struct, frozen=True, kw_only=True):
     """All builds, oldest torch first, and the facts that they are judged by.
 
     ``refreshed`` identifies the refreshed table that is layered over the built-in one.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
@@ -24,14 +25,12 @@ ToolVerdict = Literal["runs", "unverified", "cpu-only", "fails"]
 UV, PIP, CONDA = "uv --torch-backend=auto", "pip install torch", "conda-forge pytorch"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _ToolRow:
+class _ToolRow(Struct, frozen=True, kw_only=True):
     source: NonEmpty
     checked: dt.date
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _UvRow(_ToolRow):
+class _UvRow(_ToolRow, frozen=True, kw_only=True):
     """The oldest driver for which uv uses the index of a tag."""
 
     tag: WheelTag
@@ -39,8 +38,7 @@ class _UvRow(_ToolRow):
     windows: Version
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _CondaRow(_ToolRow):
+class _CondaRow(_ToolRow, frozen=True, kw_only=True):
     """A build of conda-forge; ``cuda`` is None for the CPU build."""
 
     torch: Version
@@ -52,16 +50,14 @@ class _CondaRow(_ToolRow):
     pythons: tuple[Version, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OtherTools:
+class OtherTools(Struct, frozen=True, kw_only=True):
     """``other-tools.toml``; the rows are in the order of preference."""
 
     uv: tuple[_UvRow, ...]
     conda_forge: tuple[_CondaRow, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToolBuild:
+class ToolBuild(Struct, frozen=True, kw_only=True):
     """What a tool would install on a platform, and whether it would run there.
 
     ``build`` is empty if the tool finds none, or if it is unverified which one. ``grade`` is set if the build runs.
@@ -98,8 +94,7 @@ def compare_tools(
     return _uv(there, tools.uv), _pip(there, matrix.pip_defaults), _conda(there, tools.conda_forge)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _There:
+class _There(Struct, frozen=True, kw_only=True):
     """The platform that the tools install for."""
 
     facts: MachineLimits

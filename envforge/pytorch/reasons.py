@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint
@@ -49,8 +49,7 @@ def warn(selection: Selection, facts: MachineLimits, matrix: Matrix) -> tuple[st
     return tuple(found)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WayOut:
+class WayOut(Struct, frozen=True, kw_only=True):
     """A build that fits if these options are omitted; without any, the CPU build."""
 
     omitted: tuple[str, ...]

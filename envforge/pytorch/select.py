@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.base.terms import CPU, WheelTag
@@ -34,8 +35,7 @@ _Rank: TypeAlias = tuple[bool | int | Version, ...]
 _GRADES = (Grade.CPU, Grade.UNVERIFIED, Grade.MINOR_COMPATIBLE, Grade.DIRECT)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PlatformBuilds:
+class _PlatformBuilds(Struct, frozen=True, kw_only=True):
     """Every build of the matrix, judged for one platform; the best accepted one comes first.
 
     ``eligible`` are those accepted builds that also suit the other platforms of the project.
@@ -386,8 +386,7 @@ def _is_url(text: str) -> bool:
     return url.port != 0 and (bool(url.host) if url.scheme != "file" else len(url.path) > 1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Table:
+class _Table(Struct, frozen=True, kw_only=True):
     """The values of one option: ``names`` are all of them, ``versions`` those to suggest, oldest first."""
 
     option: str

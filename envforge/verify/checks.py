@@ -6,11 +6,12 @@ These checks come first and can't be skipped, so a report never passes for lack 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
+
+from msgspec import Struct
 
 from envforge.errors import EnvforgeError, Hint, RequestError, printable
 from envforge.verify.judging import check, checks_in, failed, passed, record_of, skipped, unknown
@@ -149,8 +150,7 @@ def _offered() -> Iterator[tuple[Check, str]]:
             yield found, entry.value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChosenChecks:
+class ChosenChecks(Struct, frozen=True, kw_only=True):
     """The checks to run, in order, the questions that they need, and the highest cost among them."""
 
     checks: tuple[Check, ...]
@@ -253,7 +253,7 @@ def _findings(check: Check, record: Record) -> Iterator[Finding]:
         return
     of_check = {name: getattr(check, name) for name in ("question", "group", "title", "required")}
     for judgement in _judgements(check, record):
-        found = {each.name: getattr(judgement, each.name) for each in fields(judgement)}
+        found = {name: getattr(judgement, name) for name in judgement.__struct_fields__}
         yield Finding(check=check.id, **of_check, **{**found, "why": judgement.why or check.why})
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge import __version__
 from envforge.base.files import regular
@@ -40,8 +42,7 @@ from envforge.verify.values import QUESTIONS, Check, Question, Signal
 _IN_PROJECT = "cd PROJECT && envforge verify"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Place(Struct, frozen=True, kw_only=True):
     """Where to look: the current directory, and the options that name an environment or a lockfile."""
 
     folder: Path
@@ -51,8 +52,7 @@ class Place:
     variant: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunContext:
+class RunContext(Struct, frozen=True, kw_only=True):
     """What a run uses: the computer, the current time, the time limit of each process, and the progress callback."""
 
     world: World

@@ -6,9 +6,10 @@ A module attribute that is a ``Check`` is a check; ``check`` makes one from a ju
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from envforge.base.envelope import Json
 from envforge.verify.values import Check, Cost, Group, Judgement, Question, Severity, Signal, Verdict
@@ -23,8 +24,7 @@ P = TypeVar("P")
 Judged = Judgement | Iterable[Judgement]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class View(Generic[S]):
+class View(Struct, Generic[S], frozen=True, kw_only=True):
     """What a judge receives: the part of the record that answers a question, once or once for each device.
 
     ``judged`` calls the judge with each part. It can complete the judgements, for example with the name of the device.

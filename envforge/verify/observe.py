@@ -9,13 +9,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+
+from msgspec import Struct
 
 from envforge import __version__
 from envforge.base.documents import Document
@@ -30,8 +31,7 @@ from envforge.verify.values import Check, Cost, Question
 _PATIENCE: dict[Question, float] = {"machine": 2.0, "environment": 4.0, "training": 40.0}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """What ``verify`` can observe: the machine, and the project, lockfile, and environment if they exist.
 
     ``depth`` is the highest permitted cost. ``needs`` holds the facts that the selected checks need; None stands for
@@ -48,15 +48,14 @@ class Situation:
     depth: Cost = "default"
     limit_s: float = 120.0
     needs: frozenset[str] | None = None
-    say: Callable[[str], None] = field(default=lambda _text: None, compare=False)
+    say: Callable[[str], None] = lambda _text: None
 
     def wants(self, fact: str) -> bool:
         """Return whether a selected check needs this fact, so that it is worth the time."""
         return self.needs is None or fact in self.needs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True, kw_only=True):
     """What is known before anything is observed: the request, the project, and what can't be observed."""
 
     asked: Asked

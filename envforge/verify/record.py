@@ -5,10 +5,12 @@ An invalid record raises ``RecordError`` with its file and the path of the first
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
@@ -32,8 +34,7 @@ class RecordError(EnvforgeError):
     """A record of ``verify`` that can't be read."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProjectFacts:
+class ProjectFacts(Struct, frozen=True, kw_only=True):
     """The project and its lockfile; ``lock_unreadable`` is the reason why a lockfile is not used."""
 
     name: str | None = None
@@ -48,8 +49,7 @@ class ProjectFacts:
     lock_command: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, kw_only=True):
     """What was requested. ``explicit`` holds the requested questions; if it is empty, envforge selected them.
 
     ``only`` and ``skip`` are checks or groups. ``machine`` is the value of ``--machine``, or empty.
@@ -62,8 +62,7 @@ class Asked:
     machine: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NotObserved:
+class NotObserved(Struct, frozen=True, kw_only=True):
     """A question, or a team's check, without facts, and the command that helps.
 
     ``absent``: there is nothing to observe; ``unfinished``: an install was interrupted; ``broken``: the observer
@@ -76,16 +75,14 @@ class NotObserved:
     command: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True, kw_only=True):
     """A question that was observed, and how long that took."""
 
     what: Question
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """What one run of ``verify`` observed; a question without facts is None. ``own`` holds facts of a team's checks.
 
     ``refreshed_facts`` are the facts that are layered over the built-in ones of this version of envforge.

@@ -6,9 +6,10 @@ A signal that could not be read has a reason; a check never treats it as a good 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, get_args
+
+from msgspec import Struct
 
 from envforge.base.envelope import Json
 
@@ -66,8 +67,7 @@ SignalCode = Literal[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Signal(Generic[T]):
+class Signal(Struct, Generic[T], frozen=True, kw_only=True):
     """One fact with the place where it was read.
 
     ``unreadable`` is the reason if there is no ``value``, and ``code`` is that reason if checks distinguish it.
@@ -79,8 +79,7 @@ class Signal(Generic[T]):
     code: SignalCode | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True, kw_only=True):
     """The verdict on one subject (a GPU, a library); ``command`` is one line to paste."""
 
     verdict: Verdict
@@ -92,8 +91,7 @@ class Judgement:
     command: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class Check(Struct, frozen=True, kw_only=True):
     """One check, made by the decorator ``check``.
 
     ``why`` tells the reader of a finding why it matters. ``severity`` is the worst verdict on a problem. If
@@ -116,8 +114,7 @@ class Check:
     observe: Callable[[Situation], Json] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """A judgement and the check that it comes from; ``why`` is the judgement's own, or else the check's."""
 
     check: str
@@ -139,8 +136,7 @@ class Finding:
         return self.verdict is Verdict.FAIL or (self.verdict is Verdict.UNKNOWN and self.required)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """The record and its findings, in the order of the checks."""
 
     record: Record

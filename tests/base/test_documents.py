@@ -5,7 +5,6 @@ import datetime as dt
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unittest.mock import Mock
@@ -14,14 +13,14 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.documents import Document, Natural, Printable, Sha256, load_yaml, matching
 from envforge.errors import EnvforgeError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     version: Version
     sha256: Sha256 | None = None
     size: Natural = 0
@@ -29,8 +28,7 @@ class Build:
     name: Annotated[str, matching("[a-z]+", "lowercase letters")] = "x"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Index:
+class Index(Struct, frozen=True, kw_only=True):
     builds: dict[str, tuple[Build, ...]]
     by: Printable | None = None
     at: dt.date | None = None

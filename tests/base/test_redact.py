@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from envforge.base.redact import KINDS, Identity, quoted, redact_texts, redactor
 from tests.support.transcripts import ROOT
@@ -85,8 +85,7 @@ FACTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(Struct, frozen=True):
     text: str
     inside: tuple[dict[str, list[str]], int]
 

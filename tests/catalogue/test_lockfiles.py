@@ -276,7 +276,7 @@ def test_error_about_a_web_catalogue_names_its_url(
 
 
 def test_publishers_into_an_object_store_take_turns(home: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from envforge.catalogue.objects import open_objects
     from envforge.errors import OutsideError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -10,6 +9,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from packaging.version import Version
 
@@ -49,7 +49,7 @@ def lock_of(entry: CatalogueEntry) -> Lockfile:
 def test_catalogue_answers_every_template_in_every_variant(template: str) -> None:
     held: dict[str, set[str]] = {}
     for target in read_targets():
-        asked = plan(dataclasses.replace(target, template=template), load_matrix(), templates_root()).texts
+        asked = plan(msgspec.structs.replace(target, template=template), load_matrix(), templates_root()).texts
         entry = find_entry(ROOT, asked.sha256)
         assert entry is not None
         held.setdefault(entry.variant, set()).update(entry.platforms)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import click
 import pytest
+from msgspec import Struct
 
 from envforge.cli import COMMANDS, _LazyCommand, cli, main
 from envforge.cli.options import Argument, JsonOption, takes
@@ -25,8 +25,7 @@ FAULTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailingOptions:
+class FailingOptions(Struct, frozen=True, kw_only=True):
     fault: Annotated[str, Argument()]
     as_json: JsonOption
 

@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from envforge.base.data_files import lockfiles_root
 from envforge.cli import main
@@ -35,8 +35,7 @@ esac
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runner:
+class Runner(Struct, frozen=True, kw_only=True):
     """A runner of GitHub with one project, ``app/digits`` in a git repository."""
 
     folder: Path

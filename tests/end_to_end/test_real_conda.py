@@ -9,10 +9,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.export.conda import environment as export_environment
 from envforge.export.source import read_source
@@ -42,8 +43,7 @@ CLIENTS = {
 only_conda = pytest.mark.parametrize("client", ["conda"], indirect=True)
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(Struct, frozen=True):
     """A project that is locked, with a conda or mamba that has a home, a cache, and settings of its own."""
 
     program: str

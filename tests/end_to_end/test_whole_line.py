@@ -16,12 +16,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 from uv import find_uv_bin
 
@@ -72,8 +72,7 @@ sys.exit(subprocess.run(command).returncode)
 """
 
 
-@dataclass(frozen=True)
-class World:
+class World(Struct, frozen=True):
     """What stands in for the network, and the environment that sends envforge there."""
 
     server: Loopback

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from envforge.lock.lockfile import LockedPackage, Lockfile
 
@@ -28,7 +29,7 @@ def package(name: str, version: str, url: str, **fields: object) -> LockedPackag
         optional=False,
         dependencies=(),
     )
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return replace(base, **fields)
 
 
 def conda(name: str, version: str, build: str, **fields: object) -> LockedPackage:

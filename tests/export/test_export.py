@@ -6,12 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from rattler import LockFile, MatchSpec, PackageRecord
 from rattler.explicit_environment import ExplicitEnvironmentSpec
@@ -359,7 +359,7 @@ def test_a_stored_lock_whose_addresses_lead_nowhere_is_refused() -> None:
 def test_a_line_break_in_the_lock_cannot_begin_a_line_of_the_export(field: str) -> None:
     broken = getattr(NUMPY, field).replace("n", "n\nRUN evil ", 1) if field != "version" else "2.2.6\nRUN evil"
     with pytest.raises(EnvforgeError, match="control character"):
-        _source(lock(PYTHON, replace(NUMPY, **{field: broken})))  # type: ignore[arg-type]
+        _source(lock(PYTHON, replace(NUMPY, **{field: broken})))
 
 
 @pytest.mark.parametrize("kind", ["requirements", "pylock", "pixi"])

@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 from uv import find_uv_bin
 
 from envforge.base import toml
@@ -25,8 +25,7 @@ from tests.support.wheel import rebuild_wheel, text_wheel
 TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """A lock with a channel and wheels behind it, and a folder to export to."""
 
     folder: Path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 from packaging.markers import Marker
 
 PLATFORMS = ("linux-64", "osx-arm64")
@@ -36,8 +37,7 @@ NOTES = ("", "see [12]", "[TODO] drop", "not red[fast], yet", "because of [foo]"
 BOUNDS = {"": "", ">=1": " >=1", "<3": " <3", ">=1,<3": " >=1,<3", "=2": " =2"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
+class Item(Struct, frozen=True, kw_only=True):
     """One requested package. ``selector`` is an expression, or empty; ``note`` is the rest of the comment."""
 
     name: str

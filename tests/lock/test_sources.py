@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.condalock import solver_launcher

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from msgspec import Struct
 from packaging.utils import canonicalize_name
 
 from tests.support.loopback import Request, Response
@@ -23,8 +24,7 @@ from tests.support.loopback import Request, Response
 PUBLIC = "https://download.pytorch.org/whl"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wheel:
+class Wheel(Struct, frozen=True, kw_only=True):
     """A wheel with its bytes; ``data`` empty stands for one that nobody may fetch, with the sha256 of the real file."""
 
     name: str
@@ -75,8 +75,7 @@ def wheel(
     return Wheel(name=name, version=version, file_name=f"{stem}-{tag}.whl", metadata=text, data=stream.getvalue())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """A wheel on a page. ``href`` replaces the relative link; ``sha256`` is stated unless ``None``."""
 
     wheel: Wheel

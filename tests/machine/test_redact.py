@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from envforge.machine.probe import probe
 from envforge.machine.record import machine_to_json, redact

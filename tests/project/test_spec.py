@@ -157,9 +157,9 @@ def test_a_family_member_that_does_not_exist_is_named() -> None:
     needs = TemplateNeeds(torch_family=("torch", "torchvision"))
     bare = builds.selection()
     without = type(bare)(
-        **{name: getattr(bare, name) for name in bare.__slots__ if name != "build"},
+        **{name: getattr(bare, name) for name in bare.__struct_fields__ if name != "build"},
         build=type(bare.build)(
-            **{name: getattr(bare.build, name) for name in bare.build.__slots__ if name != "torchvision"},
+            **{name: getattr(bare.build, name) for name in bare.build.__struct_fields__ if name != "torchvision"},
             torchvision=None,
         ),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.pytorch.matrix import Request, SelectionError, selection_from_json, selection_to_json
 from envforge.pytorch.select import select

@@ -23,12 +23,13 @@ import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import zstandard
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rattler import Subdir
@@ -50,8 +51,7 @@ _STDLIB_LEFT_OUT = {
 _TIME = 1_700_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class File:
+class File(Struct, frozen=True, kw_only=True):
     """One path of a package. ``prefix_mode`` marks a file that holds ``PLACEHOLDER``."""
 
     path: str
@@ -71,8 +71,7 @@ class File:
         return row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package:
+class Package(Struct, frozen=True, kw_only=True):
     """One conda package before it is written. ``info`` holds further files of ``info/``."""
 
     name: str
@@ -128,8 +127,7 @@ class Package:
             yield File(path=f"info/{name}", data=data)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
+class Written(Struct, frozen=True, kw_only=True):
     """A package file on disk, with what a lock says of it."""
 
     package: Package

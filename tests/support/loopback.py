@@ -16,13 +16,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,8 +32,7 @@ _CHUNK = 1 << 16
 _TYPES = {".html": "text/html", ".json": "application/json"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """One request as it came in; ``path`` is percent-encoded as sent, without the query."""
 
     method: str
@@ -41,8 +41,7 @@ class Request:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Response:
+class Response(Struct, frozen=True, kw_only=True):
     """What a function that stands in for a folder answers; a file is sent from disk, part by part."""
 
     body: bytes | Path
@@ -70,8 +69,7 @@ class Response:
                 yield chunk
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """What goes wrong with one answer.
 
     ``status`` answers with that code (and ``body``); ``truncate_at`` cuts the connection after so many bytes of the

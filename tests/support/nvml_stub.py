@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 SOURCE = Path(__file__).with_name("nvml_stub.c")
 
@@ -43,8 +44,7 @@ def build_stub(folder: Path, library_version: str | None = None) -> Path:
     return folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class StubGpu:
+class StubGpu(Struct, frozen=True, kw_only=True):
     """One GPU of the stub; ``keys`` and each of ``mig_devices`` are lines of its description."""
 
     name: str
@@ -52,8 +52,7 @@ class StubGpu:
     mig_devices: tuple[dict[str, object], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class StubMachine:
+class StubMachine(Struct, frozen=True, kw_only=True):
     """A machine that the stub answers as; ``keys`` are lines of its description (see ``nvml_stub.c``)."""
 
     keys: dict[str, object]

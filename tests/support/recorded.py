@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.machine.world import ProgramResult, World
@@ -41,8 +42,7 @@ def nvml_gpu(index: int, name: str, capability: tuple[int, int] | None, **more: 
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
+class Recorded(Struct, frozen=True, kw_only=True):
     """What is on the computer; ``files`` and ``links`` are paths with their text or target."""
 
     files: Mapping[str, str] = field(default_factory=dict)

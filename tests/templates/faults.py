@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.templates.conftest import PACKAGE
@@ -16,8 +17,7 @@ from tests.templates.conftest import PACKAGE
 FORKS = Path(__file__).with_name("forks.py")
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """``old`` becomes ``new`` in a module of the package; ``tests`` are the ones that must notice."""
 
     name: str
@@ -27,16 +27,14 @@ class Fault:
     tests: str
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True):
     """Tests to run in a folder."""
 
     folder: Path
     tests: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How pytest ended. 0: all passed; 1: a test failed; 2 and above: nothing was tested, the fault does not load."""
 
     code: int

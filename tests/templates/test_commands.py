@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 import ast
 import json
 import os

@@ -9,13 +9,13 @@ import pty
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from junitparser import JUnitXml
+from msgspec.structs import replace
 
 from envforge.cli import main
 from envforge.verify.machine.facts import MachineFacts

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.locking import lock
 from envforge.lock.needs import requirements_json, requirements_of
@@ -39,8 +41,7 @@ class BuildError(Exception):
     """A lockfile that may not enter the catalogue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Struct, frozen=True):
     """A solved target: the text of its lockfile, its index entry, and the source of each of its files."""
 
     name: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import zstandard
+from msgspec import Struct
 
 from envforge.lock.lockfile import LockedPackage
 from tools.catalogue.torch_index import CHANNEL
@@ -18,15 +18,14 @@ from tools.facts.rows import CondaFile, CondaRecord
 from tools.facts.write import write_rows
 
 REPODATA = "repodata.json.zst"
-_STATED = {field.name for field in fields(CondaRecord)} - {"file", "source", "checked"}
+_STATED = set(CondaRecord.__struct_fields__) - {"file", "source", "checked"}
 
 
 class RecordError(Exception):
     """A conda package of a lockfile that differs from its record or has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class CondaRecords:
+class CondaRecords(Struct, frozen=True):
     """Records by their URL on the public channel."""
 
     by_url: Mapping[str, CondaRecord]
@@ -80,8 +79,7 @@ class CondaRecords:
             write_rows(folder / f"{subdir}.toml", comment, {"record": rows})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Channel:
+class Channel(Struct, frozen=True, kw_only=True):
     """A copy of conda-forge: `<subdir>/repodata.json.zst` files below a directory, and where they come from."""
 
     folder: Path

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from msgspec import Struct
 from packaging.requirements import Requirement
 
 from tools.facts.rows import Build, Metadata
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requires:
+class Requires(Struct, frozen=True, kw_only=True):
     """The requirements of one build of a package and where they were read."""
 
     lines: tuple[str, ...]

@@ -6,10 +6,10 @@ Tests use the same function to find lockfiles whose input has changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base import toml
@@ -23,8 +23,7 @@ from envforge.pytorch.select import select
 HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """One lockfile of the catalogue; ``torch`` is ``None`` for the release that envforge selects."""
 
     template: str
@@ -44,8 +43,7 @@ class Target:
         return f"{self.template}/{self.name}.conda-lock.yml"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """A target with its selection and rendered files."""
 
     target: Target

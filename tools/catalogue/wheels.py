@@ -6,9 +6,10 @@ A wheel whose SHA-256 isn't known can't be named.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from envforge.catalogue.index import PLACEHOLDER
 from tools.catalogue.requirements import Requires, metadata_requires, torch_requires
@@ -31,8 +32,7 @@ class UnknownFactError(Exception):
     """A wheel that the catalogue may not name, because one of its facts is unknown."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wheel:
+class Wheel(Struct, frozen=True, kw_only=True):
     """One wheel file, with the sources of its URL, SHA-256, and requirements."""
 
     package: str
@@ -60,8 +60,7 @@ class Wheel:
         return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WheelFacts:
+class WheelFacts(Struct, frozen=True, kw_only=True):
     """The facts of `data/facts/wheels`."""
 
     stated: tuple[TorchWheel, ...]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.documents import Document
@@ -46,8 +46,7 @@ class FactError(EnvforgeError):
         super().__init__(message, hint=hint, command=command, code=code)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """The facts that `envforge/data` is built from; releases, toolkits, families, and branches are in order."""
 
     evidence: tuple[Evidence, ...]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from envforge.base.documents import NonEmpty as Text
 from envforge.base.documents import Sha256, matching
@@ -20,28 +20,24 @@ _T = TypeVar("_T")
 Some = Annotated[tuple[_T, ...], msgspec.Meta(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """A TOML table without unknown keys."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fact(Row):
+class Fact(Row, frozen=True, kw_only=True):
     """A row with its origin."""
 
     source: Text
     checked: dt.date
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cited(Fact):
+class Cited(Fact, frozen=True, kw_only=True):
     """A fact whose row names its kind of evidence, a row of `evidence.toml`."""
 
     evidence: Text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence(Row):
+class Evidence(Row, frozen=True, kw_only=True):
     """A kind of evidence; `confirmed` is false if a row of this kind was announced, reported, or inferred."""
 
     name: Text
@@ -49,8 +45,7 @@ class Evidence(Row):
     confirmed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release(Cited):
+class Release(Cited, frozen=True, kw_only=True):
     """A torch release and the versions that belong to it."""
 
     torch: Dotted
@@ -60,8 +55,7 @@ class Release(Cited):
     note: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wheels(Cited):
+class Wheels(Cited, frozen=True, kw_only=True):
     """The builds of one release for one platform that have the same properties."""
 
     platform: Subdir
@@ -72,8 +66,7 @@ class Wheels(Cited):
     torchaudio: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kernels(Cited):
+class Kernels(Cited, frozen=True, kw_only=True):
     """The compute capabilities that a tag has kernels (and PTX) for, in every release of the same minor version."""
 
     tag: Tag
@@ -82,30 +75,26 @@ class Kernels(Cited):
     ptx: tuple[Dotted, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Requires(Fact):
+class Requires(Fact, frozen=True, kw_only=True):
     """Conda packages that this release and later ones need, until a later release changes the same package."""
 
     conda: Some[Text]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drops(Fact):
+class Drops(Fact, frozen=True, kw_only=True):
     """Conda packages that this release and later ones no longer need."""
 
     conda: Some[Text]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PipDefault(Fact):
+class PipDefault(Fact, frozen=True, kw_only=True):
     """The tag of the builds on PyPI, for this release and later ones until one changes the same platform."""
 
     platforms: Some[Subdir]
     tag: Tag
 
 
-@dataclass(frozen=True, kw_only=True)
-class Toolkit(Cited):
+class Toolkit(Cited, frozen=True, kw_only=True):
     """The driver that comes with a CUDA toolkit."""
 
     cuda: Dotted
@@ -113,8 +102,7 @@ class Toolkit(Cited):
     windows: Dotted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family(Cited):
+class Family(Cited, frozen=True, kw_only=True):
     """The oldest driver that runs every toolkit of a major version."""
 
     major: int
@@ -122,16 +110,14 @@ class Family(Cited):
     windows: Dotted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Branch(Fact):
+class Branch(Fact, frozen=True, kw_only=True):
     """A driver branch (the first number of the driver version) and the newest CUDA version that it supports."""
 
     driver: int
     cuda: Dotted
 
 
-@dataclass(frozen=True, kw_only=True)
-class CudaFile(Row):
+class CudaFile(Row, frozen=True, kw_only=True):
     """A file of `data/facts/cuda`."""
 
     toolkit: tuple[Toolkit, ...] = ()
@@ -139,8 +125,7 @@ class CudaFile(Row):
     branch: tuple[Branch, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleaseFile(CudaFile):
+class ReleaseFile(CudaFile, frozen=True, kw_only=True):
     """A file of `data/facts/torch`; it may state the CUDA version that the release introduces, too."""
 
     release: Release
@@ -151,8 +136,7 @@ class ReleaseFile(CudaFile):
     pip: tuple[PipDefault, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capability(Fact):
+class Capability(Fact, frozen=True, kw_only=True):
     """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it.
 
     `first_cuda` is the first toolkit that supports it, and `last_driver` the last driver branch, if they are known.
@@ -167,8 +151,7 @@ class Capability(Fact):
     exact: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tegra(Fact):
+class Tegra(Fact, frozen=True, kw_only=True):
     """A Tegra chip as `/proc/device-tree/compatible` names it, and as `nvidia-smi` does."""
 
     chip: Text
@@ -176,8 +159,7 @@ class Tegra(Fact):
     capability: Dotted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vendor(Fact):
+class Vendor(Fact, frozen=True, kw_only=True):
     """A vendor of other GPUs, by its PCI ID: the builds of PyTorch for them, and their names by their device ID."""
 
     id: Annotated[str, matching(r"[0-9a-f]{4}", "four lowercase hexadecimal digits")]
@@ -187,15 +169,13 @@ class Vendor(Fact):
     devices: dict[str, Text]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OtherGpuFile(Row):
+class OtherGpuFile(Row, frozen=True, kw_only=True):
     """`other-gpus.toml`."""
 
     vendor: tuple[Vendor, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PythonDefault(Cited):
+class PythonDefault(Cited, frozen=True, kw_only=True):
     """The newest Python that a new environment gets if the user names none; no tag means every build."""
 
     tag: Tag | None = None
@@ -203,30 +183,26 @@ class PythonDefault(Cited):
     reason: Text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Name(Fact):
+class Name(Fact, frozen=True, kw_only=True):
     """A package whose name on PyPI differs from its name on conda-forge."""
 
     python: Text
     conda: Text
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvidenceFile(Row):
+class EvidenceFile(Row, frozen=True, kw_only=True):
     """`evidence.toml`."""
 
     evidence: tuple[Evidence, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenModules(Fact):
+class OpenModules(Fact, frozen=True, kw_only=True):
     """The oldest GPUs that the open kernel modules of the driver support."""
 
     first_capability: Dotted
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuFile(Row):
+class GpuFile(Row, frozen=True, kw_only=True):
     """`gpus.toml`."""
 
     open_modules: OpenModules
@@ -234,22 +210,19 @@ class GpuFile(Row):
     tegra: tuple[Tegra, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PythonFile(Row):
+class PythonFile(Row, frozen=True, kw_only=True):
     """`pythons.toml`; the first rule whose tag matches applies."""
 
     python_default: tuple[PythonDefault, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NameFile(Row):
+class NameFile(Row, frozen=True, kw_only=True):
     """`names.toml`."""
 
     package: tuple[Name, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchWheel(Row):
+class TorchWheel(Row, frozen=True, kw_only=True):
     """A wheel on the PyTorch index: torch, torchvision, or a CUDA library, which the index of the tag `index` lists."""
 
     package: Text
@@ -263,8 +236,7 @@ class TorchWheel(Row):
     checked: dt.date
 
 
-@dataclass(frozen=True, kw_only=True)
-class Build(Fact):
+class Build(Fact, frozen=True, kw_only=True):
     """How the requirements of one torch build differ from the index's build of the same release."""
 
     version: Text
@@ -274,8 +246,7 @@ class Build(Fact):
     add_marker: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metadata(Fact):
+class Metadata(Fact, frozen=True, kw_only=True):
     """The mandatory requirements in the metadata of a wheel on the Python package index."""
 
     package: Text
@@ -284,8 +255,7 @@ class Metadata(Fact):
     requires_python: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegistryWheel(Fact):
+class RegistryWheel(Fact, frozen=True, kw_only=True):
     """A wheel on the Python package index; `path` is relative to the root of the index's files."""
 
     package: Text
@@ -297,30 +267,26 @@ class RegistryWheel(Fact):
     requires_python: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchWheelFile(Row):
+class TorchWheelFile(Row, frozen=True, kw_only=True):
     """`wheels/torch.toml`."""
 
     wheel: tuple[TorchWheel, ...]
     build: tuple[Build, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetadataFile(Row):
+class MetadataFile(Row, frozen=True, kw_only=True):
     """`wheels/metadata.toml`."""
 
     metadata: tuple[Metadata, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RegistryFile(Row):
+class RegistryFile(Row, frozen=True, kw_only=True):
     """`wheels/registry.toml`, which `python -m tools.catalogue.read_registry` writes."""
 
     wheel: tuple[RegistryWheel, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CondaRecord(Fact):
+class CondaRecord(Fact, frozen=True, kw_only=True):
     """A package file of conda-forge: what its `repodata.json` states that a solver and a lockfile need."""
 
     file: Text
@@ -345,8 +311,7 @@ class CondaRecord(Fact):
         return dt.datetime.fromtimestamp(self.timestamp / 1000, tz=dt.timezone.utc).date()
 
 
-@dataclass(frozen=True, kw_only=True)
-class CondaFile(Row):
+class CondaFile(Row, frozen=True, kw_only=True):
     """`conda-forge/<subdir>.toml`."""
 
     record: tuple[CondaRecord, ...]

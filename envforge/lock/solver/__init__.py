@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from envforge.errors import EnvforgeError, Hint
 
@@ -16,8 +17,7 @@ PREFERENCES_VARIABLE = "ENVFORGE_SOLVE_WISHES"
 RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockedFile:
+class LockedFile(Struct, frozen=True, kw_only=True):
     """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
 
     name: str
@@ -26,8 +26,7 @@ class LockedFile:
     md5: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wishes:
+class Wishes(Struct, frozen=True, kw_only=True):
     """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
 
     keep: tuple[LockedFile, ...] = ()

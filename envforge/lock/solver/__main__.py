@@ -15,9 +15,10 @@ import platform as python_platform
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+
+from msgspec import Struct
 
 import envforge
 from envforge.base.envelope import fields_to_json
@@ -33,8 +34,7 @@ _JsonObject = dict[str, Any]
 Command = Literal["info", "config", "list", "create", "install", "update"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One call of the executable; ``words`` are the match specs of a solve or the keys of ``config``.
 
     ``notes`` lists settings of the user that are not supported.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from rattler import Channel as Source
 from rattler import (
     ChannelPriority,
@@ -47,8 +48,7 @@ _HINT = "use a name such as `conda-forge`, a URL, or a path"
 _DRIVE = re.compile(r"/[A-Za-z]:(/|$)")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Channel:
+class Channel(Struct, frozen=True, kw_only=True):
     """One channel. ``address`` is for lockfiles and messages, ``source`` is read; neither ends with a slash."""
 
     name: str
@@ -61,8 +61,7 @@ class Channel:
         return folder_of(self.source)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Naming:
+class Naming(Struct, frozen=True, kw_only=True):
     """How channel names are resolved: the alias for plain names, the mirrors, and the platform to lock."""
 
     mirrors: Mirrors
@@ -122,8 +121,7 @@ def _is_path(word: str) -> bool:
     return word.startswith((".", "/", "\\", "~")) or Path(word).is_absolute()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexRecord:
+class IndexRecord(Struct, frozen=True, kw_only=True):
     """One package file. Fields that the repodata doesn't state are ``None``, as in records copied from lockfiles."""
 
     name: str
@@ -177,8 +175,7 @@ class IndexRecord:
 _KIND = "virtual_system"  # of the channel that conda-lock 4 writes (its `virtual_package.py`)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, order=True)
-class VirtualPackage:
+class VirtualPackage(Struct, frozen=True, kw_only=True, order=True):
     """One property of the target machine, such as ``__cuda 12.4``."""
 
     name: str
@@ -250,8 +247,7 @@ PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disa
 _UNREADABLE = (InvalidMatchSpecError, InvalidPackageNameError, InvalidChannelError, ConversionError)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SolveRequest:
+class SolveRequest(Struct, frozen=True, kw_only=True):
     """One solve. ``installed`` packages are kept as far as the packages in ``specs`` allow.
 
     ``virtual`` is ``None`` if the call states no virtual packages.

@@ -6,9 +6,9 @@ The checks of torch are about its libraries, its build, the GPUs that it finds, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
+from msgspec import Struct
 from packaging.version import Version
 
 from envforge.base.redact import quoted
@@ -171,8 +171,7 @@ _OPENMP = ("libgomp", "libiomp5", "libomp")
 _MAPS = "/proc/self/maps after import torch"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TorchCase:
+class TorchCase(Struct, frozen=True, kw_only=True):
     """An environment whose torch was imported."""
 
     facts: EnvironmentFacts

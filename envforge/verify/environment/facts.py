@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from envforge.base.process import ProcessEnd
 from envforge.base.redact import quoted
 from envforge.verify.values import Signal
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditDifference:
+class AuditDifference(Struct, frozen=True, kw_only=True):
     """One difference between the environment and its lockfile, or one risk, as ``envforge audit`` reports it."""
 
     kind: str
@@ -19,8 +18,7 @@ class AuditDifference:
     path: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditFacts:
+class AuditFacts(Struct, frozen=True, kw_only=True):
     """The result of ``envforge audit``; ``drift`` has at most 50 of the ``drift_count`` differences."""
 
     lockfile: str
@@ -34,8 +32,7 @@ class AuditFacts:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockedTorch:
+class LockedTorch(Struct, frozen=True, kw_only=True):
     """The locked torch. ``cuda`` is None for a CPU build, and empty for a CUDA build of unknown version."""
 
     version: str
@@ -44,8 +41,7 @@ class LockedTorch:
     packages: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VisibleGpu:
+class VisibleGpu(Struct, frozen=True, kw_only=True):
     """A GPU that CUDA programs can use, as the driver or torch reports it."""
 
     index: int
@@ -53,8 +49,7 @@ class VisibleGpu:
     capability: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PythonFacts:
+class PythonFacts(Struct, frozen=True, kw_only=True):
     """The interpreter as your own command starts it; lines of ``.pth`` files add directories or run code."""
 
     version: str
@@ -67,8 +62,7 @@ class PythonFacts:
     torch_origin: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TorchFacts:
+class TorchFacts(Struct, frozen=True, kw_only=True):
     """What torch reports after the import; ``numpy_warning`` is its warning about an incompatible NumPy."""
 
     version: str
@@ -82,8 +76,7 @@ class TorchFacts:
     numpy_warning: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CudaFacts:
+class CudaFacts(Struct, frozen=True, kw_only=True):
     """What torch reports about GPUs; ``warnings`` are those of ``torch.cuda.is_available()``."""
 
     available: bool
@@ -92,8 +85,7 @@ class CudaFacts:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NumpyFacts:
+class NumpyFacts(Struct, frozen=True, kw_only=True):
     """Whether torch can convert an array of NumPy to a tensor and back."""
 
     version: str
@@ -101,8 +93,7 @@ class NumpyFacts:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Library:
+class Library(Struct, frozen=True, kw_only=True):
     """A library that the process loaded; ``family`` is its name without version and suffix."""
 
     family: str
@@ -110,8 +101,7 @@ class Library:
     inside: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Toolchain:
+class Toolchain(Struct, frozen=True, kw_only=True):
     """What ``torch.compile`` needs in addition to torch; None if it was not found."""
 
     compiler: str | None = None
@@ -119,8 +109,7 @@ class Toolchain:
     triton: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnvironmentFacts:
+class EnvironmentFacts(Struct, frozen=True, kw_only=True):
     """The environment.
 
     ``state``: none, missing, not-an-environment, unfinished, damaged, finished, foreign, virtual.

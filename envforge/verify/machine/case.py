@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from envforge.base.redact import quoted
 from envforge.machine.values import OTHER_GPU, UNREADABLE_SMI, Condition, Machine
@@ -45,8 +47,7 @@ CONDITION_CHECKS = DRIVER_STATES | {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """A record as the machine's checks see it; ``described_as`` is the value of ``--machine``, if it was used."""
 
     facts: MachineFacts
@@ -120,8 +121,7 @@ DRIVER = View(question="machine", judged=_of_driver)
 """Like ``MACHINE``, for checks of GPUs and their driver: if the lockfile needs none, a problem is only a fact."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SystemCase(Generic[T]):
+class SystemCase(Struct, Generic[T], frozen=True, kw_only=True):
     """The machine, and the value of the signal of its operating system that the check is about."""
 
     case: Case
@@ -141,8 +141,7 @@ def of_system(read: Callable[[SystemFacts], Signal[T]]) -> View[SystemCase[T]]:
     return View(question="machine", judged=judged)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuCase(Generic[T]):
+class GpuCase(Struct, Generic[T], frozen=True, kw_only=True):
     """One GPU, and the value of the signal that the check is about."""
 
     case: Case

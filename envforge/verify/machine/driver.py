@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from envforge.machine.values import OTHER_GPU, UNREADABLE_SMI, driver_text
 from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned

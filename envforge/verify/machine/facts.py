@@ -6,11 +6,11 @@ A missing line is a timeout or a crash; they can't be distinguished (docs/decisi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from typing import Any, get_args, get_type_hints
 
 import msgspec
+from msgspec import Struct, field
 
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.needs import Needed
@@ -20,8 +20,7 @@ from envforge.machine.values import Gpu, Machine, clean
 from envforge.verify.values import Signal, SignalCode
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True, kw_only=True):
     """The memory of a GPU in bytes."""
 
     total: int
@@ -29,8 +28,7 @@ class Memory:
     used: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mode:
+class Mode(Struct, frozen=True, kw_only=True):
     """A mode of the GPU, now and after the next reset."""
 
     current: bool
@@ -42,8 +40,7 @@ class Mode:
         return f"{'on' if self.current else 'off'} now, and {'on' if self.pending else 'off'} after the next reset"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemappedRows:
+class RemappedRows(Struct, frozen=True, kw_only=True):
     """Rows of memory that were replaced by spare ones (Ampere and newer)."""
 
     correctable: int
@@ -52,16 +49,14 @@ class RemappedRows:
     failed: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetiredPages:
+class RetiredPages(Struct, frozen=True, kw_only=True):
     """Pages of memory that are no longer used (before Ampere), by double-bit errors."""
 
     double_bit: int
     pending: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fabric:
+class Fabric(Struct, frozen=True, kw_only=True):
     """The GPU's place in an NVSwitch fabric, in the numbers of nvml.h."""
 
     state: int
@@ -69,24 +64,21 @@ class Fabric:
     health_mask: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """A current value, and the maximum or default to compare it with."""
 
     now: int
     reference: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Process:
+class Process(Struct, frozen=True, kw_only=True):
     """A process on the GPU; ``memory_bytes`` is None if the driver does not report it to this user."""
 
     pid: int
     memory_bytes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuFacts:
+class GpuFacts(Struct, frozen=True, kw_only=True):
     """One GPU by the driver's number. Each signal has its source, or the reason why it is not known."""
 
     index: int
@@ -117,24 +109,21 @@ class GpuFacts:
 NO_LOCK = "no lockfile"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceFile:
+class DeviceFile(Struct, frozen=True, kw_only=True):
     """One of the driver's files in ``/dev``, and whether this user may read and write it."""
 
     path: str
     usable: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FabricManager:
+class FabricManager(Struct, frozen=True, kw_only=True):
     """The service that sets up NVSwitch; its version must be the driver's."""
 
     version: str | None
     active: bool | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DriverFacts:
+class DriverFacts(Struct, frozen=True, kw_only=True):
     """What the parts of the driver report, before ``envforge detect`` draws its conclusions."""
 
     kernel_module: Signal[str] = field(default_factory=Signal)
@@ -149,8 +138,7 @@ class DriverFacts:
     fabric_manager: Signal[FabricManager] = field(default_factory=Signal)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class XidEvent:
+class XidEvent(Struct, frozen=True, kw_only=True):
     """Xid errors with one code on one GPU in the kernel log; ``line`` is the last of ``count``."""
 
     code: int
@@ -159,8 +147,7 @@ class XidEvent:
     line: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class Room(Struct, frozen=True, kw_only=True):
     """The free space for an environment, the package cache, or temporary files.
 
     ``folder`` is the nearest existing directory to ``path``.
@@ -173,31 +160,27 @@ class Room:
     free_inodes: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True, kw_only=True):
     """A limit; None is unlimited."""
 
     limit: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
+class Share(Struct, frozen=True, kw_only=True):
     """The CPUs that this process may use: by affinity, and by the quota of its control group (None: no quota)."""
 
     processors: int
     quota: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cpu:
+class Cpu(Struct, frozen=True, kw_only=True):
     """The model of the CPU, and the instruction sets that the kernel reports."""
 
     model: str
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SystemFacts:
+class SystemFacts(Struct, frozen=True, kw_only=True):
     """The limits and resources that the operating system gives a training run."""
 
     container: str | None = None
@@ -218,8 +201,7 @@ class SystemFacts:
     xids: Signal[tuple[XidEvent, ...]] = field(default_factory=Signal)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LockNeeds:
+class LockNeeds(Struct, frozen=True, kw_only=True):
     """What the lockfile requires of a machine, read before anything is installed.
 
     ``platforms`` are those of the lockfile, and ``platform`` is this machine's. ``capabilities`` and ``ptx`` are the
@@ -242,8 +224,7 @@ class LockNeeds:
     is_installed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachineFacts:
+class MachineFacts(Struct, frozen=True, kw_only=True):
     """The record of ``envforge detect``, and the facts that only ``verify`` reads.
 
     ``variables`` has the environment variables that checks use, if they are set.
@@ -297,7 +278,7 @@ def _signal(gpu: int, key: str, type_: Any, answers: Answers) -> Signal[Any]:
 
 
 def _value(value: Any, type_: Any) -> Any:
-    """Convert the value of a signal; NVML has numbers for truth, and lists for what is a dataclass here."""
-    if is_dataclass(type_) and isinstance(value, list):
-        value = dict(zip((each.name for each in fields(type_)), value, strict=True))
+    """Convert the value of a signal; NVML has numbers for truth, and lists for what is a struct here."""
+    if isinstance(value, list) and isinstance(type_, type) and issubclass(type_, Struct):
+        value = dict(zip(type_.__struct_fields__, value, strict=True))
     return msgspec.convert(value, type_, strict=False)

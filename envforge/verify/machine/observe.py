@@ -9,10 +9,11 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from envforge.errors import EnvforgeError
 from envforge.lock import needs

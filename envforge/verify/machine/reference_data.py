@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from envforge.base.data_files import read_data
 from envforge.pytorch.matrix import Matrix, load_matrix
@@ -15,8 +16,7 @@ XidKind = Literal["app", "driver", "hardware"]
 _ALSO_WATCHED = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Xid:
+class Xid(Struct, frozen=True, kw_only=True):
     """The meaning of one Xid code."""
 
     kind: XidKind
@@ -25,8 +25,7 @@ class Xid:
     advice: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EventReason:
+class EventReason(Struct, frozen=True, kw_only=True):
     """A reason why a GPU doesn't run at its maximum clocks."""
 
     name: str
@@ -34,8 +33,7 @@ class EventReason:
     meaning: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hurting:
+class Hurting(Struct, frozen=True, kw_only=True):
     """The effect of an environment variable; ``only`` is the one value that has it."""
 
     name: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from envforge.verify.record import Record
 from envforge.verify.training.facts import DeviceFacts, LearningFacts, Number, SpeedRun
@@ -16,8 +17,7 @@ from envforge.verify.training.facts import DeviceFacts, LearningFacts, Number, S
 POINTS = 240  # more than a screen resolves; longer curves are thinned to this number
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True, kw_only=True):
     """One bar. ``kind`` is ``amp`` or ``fp32``, which selects its style; ``shown`` is its value as text."""
 
     label: str
@@ -26,8 +26,7 @@ class Bar:
     kind: str = "fp32"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BarChart:
+class BarChart(Struct, frozen=True, kw_only=True):
     """Bars from zero; ``said`` describes the chart in one sentence for screen readers."""
 
     title: str
@@ -43,16 +42,14 @@ class BarChart:
         return tuple(round(100 * value / longest, 2) if value > 0 else 0.0 for value in values)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Curve:
+class Curve(Struct, frozen=True, kw_only=True):
     """One line over the steps; a value that isn't finite leaves a gap."""
 
     label: str
     values: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurveChart:
+class CurveChart(Struct, frozen=True, kw_only=True):
     """Lines on common axes, with the first step on the left."""
 
     title: str
@@ -100,8 +97,7 @@ class CurveChart:
 Chart = BarChart | CurveChart
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
+class Measure(Struct, frozen=True, kw_only=True):
     """One number that can be compared between machines; ``shown`` is its value as text."""
 
     name: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Literal
+
+from msgspec import Struct
 
 from envforge.base.redact import change_texts
 from envforge.verify.reports.charts import Measure, measures
@@ -22,8 +23,7 @@ _COLUMNS = 8  # a table for more machines has no column for each
 _NAMED = 20  # more machines are counted, not named
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True, kw_only=True):
     """The value of one machine; ``text`` is None if it wasn't observed. ``note`` is its distance from the others."""
 
     text: str | None
@@ -36,8 +36,7 @@ class Cell:
         return "not observed" if self.text is None else self.text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FleetRow:
+class FleetRow(Struct, frozen=True, kw_only=True):
     """One fact, speed, or finding of all machines, in their order."""
 
     kind: Literal["fact", "speed", "finding"]
@@ -47,8 +46,7 @@ class FleetRow:
     differs: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SameValue:
+class SameValue(Struct, frozen=True, kw_only=True):
     """The machines that have one value; many are counted, not named."""
 
     value: str
@@ -56,8 +54,7 @@ class SameValue:
     is_odd: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FleetComparison:
+class FleetComparison(Struct, frozen=True, kw_only=True):
     """All rows, facts first. ``tolerance`` is the share by which speeds may differ, 0.1 for 10 %."""
 
     machines: tuple[str, ...]

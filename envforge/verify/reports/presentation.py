@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from envforge import errors
 from envforge.base.redact import change_texts
@@ -38,8 +39,7 @@ PROBLEMS = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
 Rows = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FactSection:
+class FactSection(Struct, frozen=True, kw_only=True):
     """One group of facts. A terminal shows only ``short``; ``compared`` is whether machines should agree."""
 
     title: str
@@ -48,8 +48,7 @@ class FactSection:
     compared: bool = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Presentation:
+class Presentation(Struct, frozen=True, kw_only=True):
     """A report with printable strings, in words; with ``strict``, warnings fail the run."""
 
     report: Report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from envforge.base.process import ProcessEnd
 from envforge.verify.environment.facts import LockedTorch, VisibleGpu
@@ -11,8 +11,7 @@ from envforge.verify.values import Cost, Signal
 Number = float | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
+class Measurement(Struct, frozen=True, kw_only=True):
     """One measurement of a device: its text, and its typical duration relative to the others.
 
     ``is_apart``: it gets its own process and time limit, because compilers hang and large models are slow.
@@ -50,8 +49,7 @@ MEASUREMENTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KernelFacts:
+class KernelFacts(Struct, frozen=True, kw_only=True):
     """The relative errors of the result and gradients, compared with float64; None is not finite."""
 
     dtype: str
@@ -60,8 +58,7 @@ class KernelFacts:
     errors: tuple[Number, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearningFacts:
+class LearningFacts(Struct, frozen=True, kw_only=True):
     """One training of the smoke configuration. A loss of None was not finite; ``error`` is why it stopped early.
 
     ``reach``, ``ceiling``, ``loss_ratio``, and ``skips`` are the thresholds of the project's own smoke test.
@@ -101,8 +98,7 @@ class LearningFacts:
         return self.evaluation.get(self.metric) if self.metric is not None else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuardFacts:
+class GuardFacts(Struct, frozen=True, kw_only=True):
     """One update with an inserted NaN: the tensors of the model that changed, and those no longer finite."""
 
     planted: bool
@@ -111,8 +107,7 @@ class GuardFacts:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScalerRun:
+class ScalerRun(Struct, frozen=True, kw_only=True):
     """Updates in fp16: the scale before the first and after each; ``moved`` of ``weights`` tensors changed."""
 
     wanted_scale: float
@@ -124,8 +119,7 @@ class ScalerRun:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScalerFacts:
+class ScalerFacts(Struct, frozen=True, kw_only=True):
     """The GradScaler; ``gradient_error`` is the relative error of the first fp16 gradients compared with fp32."""
 
     clean: ScalerRun
@@ -135,8 +129,7 @@ class ScalerFacts:
     gradient_problem: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RepeatFacts:
+class RepeatFacts(Struct, frozen=True, kw_only=True):
     """Two runs and a resumed one: SHA-256 of weights and optimizer, and generators that were not restored."""
 
     updates: int
@@ -151,8 +144,7 @@ class RepeatFacts:
     lost_generators: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _InPrecision:
+class _InPrecision(Struct, frozen=True, kw_only=True):
     """A run in one precision; ``fp32`` is ``ieee``, ``tf32``, or None for AMP."""
 
     precision: str
@@ -164,8 +156,7 @@ class _InPrecision:
         return f"fp32 ({self.fp32})" if self.fp32 else f"AMP {self.precision}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedRun(_InPrecision):
+class SpeedRun(_InPrecision, frozen=True, kw_only=True):
     """The project's step in one precision; ``fp32`` is ``ieee``, ``tf32``, or None. ``step_s`` is the median."""
 
     step_s: float
@@ -175,15 +166,13 @@ class SpeedRun(_InPrecision):
     losses: tuple[Number, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompareFacts:
+class CompareFacts(Struct, frozen=True, kw_only=True):
     """The step in each precision: AMP first, then fp32 and TF32."""
 
     runs: tuple[SpeedRun, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ThroughputFacts:
+class ThroughputFacts(Struct, frozen=True, kw_only=True):
     """Products of square matrices: 10^12 operations a second in low precision and in fp32 (ieee)."""
 
     dtype: str
@@ -192,16 +181,14 @@ class ThroughputFacts:
     fp32_tflops: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TransferFacts:
+class TransferFacts(Struct, frozen=True, kw_only=True):
     """Copies of pinned memory."""
 
     to_device_bytes_per_s: float
     from_device_bytes_per_s: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompiledFacts:
+class CompiledFacts(Struct, frozen=True, kw_only=True):
     """One step, eager and with ``torch.compile``; ``seconds`` includes the compilation."""
 
     seconds: float
@@ -211,8 +198,7 @@ class CompiledFacts:
     compiled_gradient_norm: Number
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelRun(_InPrecision):
+class ModelRun(_InPrecision, frozen=True, kw_only=True):
     """A model of the size of those in published figures, in one precision; ``error`` if it did not fit into memory."""
 
     model: str
@@ -222,15 +208,13 @@ class ModelRun(_InPrecision):
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelsFacts:
+class ModelsFacts(Struct, frozen=True, kw_only=True):
     """Each model, batch size, and precision."""
 
     runs: tuple[ModelRun, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SameBitsFacts:
+class SameBitsFacts(Struct, frozen=True, kw_only=True):
     """One product and one convolution, repeated; ``different`` is the number of distinct results after the first."""
 
     times: int
@@ -238,8 +222,7 @@ class SameBitsFacts:
     digests: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadFacts:
+class LoadFacts(Struct, frozen=True, kw_only=True):
     """What NVML reported under load.
 
     ``reasons`` counts the samples with each reason for lower clocks; None if NVML does not report reasons.
@@ -258,8 +241,7 @@ class LoadFacts:
     pcie_max_width: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedFloor:
+class SpeedFloor(Struct, frozen=True, kw_only=True):
     """A row of the table of GPU speeds: the speed that a model is known to reach, and the lowest healthy one."""
 
     model: str
@@ -269,8 +251,7 @@ class SpeedFloor:
     checked: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Properties:
+class Properties(Struct, frozen=True, kw_only=True):
     """What the measurement ``device`` returns."""
 
     name: str = ""
@@ -282,8 +263,7 @@ class Properties:
     low: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceFacts(Properties):
+class DeviceFacts(Properties, frozen=True, kw_only=True):
     """One device, measured in its own process. ``running`` is the measurement that the process did not finish."""
 
     device: str
@@ -311,8 +291,7 @@ class DeviceFacts(Properties):
     models: Signal[ModelsFacts] = field(default_factory=Signal)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CollectiveFacts:
+class CollectiveFacts(Struct, frozen=True, kw_only=True):
     """An all-reduce of 1 + 2 + … over ``ranks`` processes. A sum is None if elements of the tensor differ."""
 
     backend: str
@@ -321,8 +300,7 @@ class CollectiveFacts:
     bus_bytes_per_s: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingFacts:
+class TrainingFacts(Struct, frozen=True, kw_only=True):
     """The training. ``python`` is the project's interpreter.
 
     ``unreadable`` is the reason if nothing was measured, and ``no_gpu`` if torch can't use an existing GPU.

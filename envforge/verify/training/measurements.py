@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from envforge.base.data_files import read_data
 from envforge.base.process import ProcessEnd, marked_lines, started
@@ -38,8 +40,7 @@ INTERVAL_S = 0.2
 _START = "import sys; sys.path[:] = sys.argv[1:]; from envforge.verify.training.measurements import main; main()"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True, kw_only=True):
     """One sample of one GPU; ``values`` are integers under the names in ``_read``."""
 
     at: float
@@ -193,8 +194,7 @@ def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     )
 
 
-@dataclass(kw_only=True, slots=True)
-class _ProcessOutput:
+class _ProcessOutput(Struct, kw_only=True):
     """The output of one measuring process."""
 
     asked: Sequence[str]
@@ -257,7 +257,7 @@ def device_facts(
         load=under_load(samples, uuid, found.spans) if is_gpu else no_gpu,
         floor=floor_of(known.name) if is_gpu else no_gpu,
         project=_project(found.signal("project", dict[str, str])),
-        **{each.name: getattr(known, each.name) for each in fields(known)},
+        **{name: getattr(known, name) for name in known.__struct_fields__},
         **signals,
     )
 

@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
@@ -46,8 +48,7 @@ print("@envforge " + json.dumps({"count": count, "warnings": [str(each.message) 
 """
 
 
-@dataclass(kw_only=True, slots=True)
-class MeasurementProgress:
+class MeasurementProgress(Struct, kw_only=True):
     """The measurements of one process; ``say`` receives one line of text at a time."""
 
     device: str
@@ -104,8 +105,7 @@ class MeasurementProgress:
         return max(current_s - elapsed_s, 0.0) + scale * sum(MEASUREMENTS[name].typical_s for name in following)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Session:
+class _Session(Struct, frozen=True, kw_only=True):
     """The values that are the same for all devices; ``no_package`` is the reason why there is no package."""
 
     situation: Situation

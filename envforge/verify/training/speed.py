@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from envforge.verify.judging import check, failed, info, passed, skipped, unknown, warned
 from envforge.verify.machine.reference_data import is_bad_reason

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.errors import EnvforgeError
 from envforge.lock.condalock import warnings_in

@@ -7,9 +7,9 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
+from msgspec import Struct
 
 from envforge.lock.edit import Edit
 from envforge.lock.locking import change
@@ -20,8 +20,7 @@ CATEGORIES = ("--category", "docs", "--category", "main")
 HEAD = "channels: [conda-forge]\nplatforms: [linux-64]\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """A command that fails with ``code`` (empty for one that only prints its hint), and the files before it.
 
     ``prepare`` runs between a first lock, which is made if ``is_locked``, and the command.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from envforge.lock.solver.__main__ import main
 from tests.lock.solver.channel import tiny_channel, virtual_channel
@@ -20,8 +20,7 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_channel(tmp_path_factory.mktemp("solver") / "channel")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What one call printed, read as JSON, and its exit code."""
 
     code: int

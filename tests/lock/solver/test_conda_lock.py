@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from msgspec import Struct
 
 from envforge.lock.condalock import solver_launcher
 from tests.support.loopback import Loopback
@@ -20,8 +20,7 @@ ENVIRONMENT = "dependencies: [python 3.12.*, pyhello, libb >=1.0]"
 PUBLIC = "https://conda.anaconda.org/tiny"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Project:
+class Project(Struct, frozen=True, kw_only=True):
     """A folder in which conda-lock runs with our executable as its conda."""
 
     folder: Path

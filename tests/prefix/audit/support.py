@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from envforge.prefix.audit import AuditReport, AuditRequest, Repair, audit, repair
 from envforge.prefix.values import InstallRequest
@@ -13,8 +14,7 @@ from tests.prefix.install.support import NO_WAIT, Noted, Place
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 
 
-@dataclass(frozen=True)
-class Audited:
+class Audited(Struct, frozen=True):
     place: Place
     lockfile: Path
     base: str

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import yaml
+from msgspec import Struct
 from packaging.utils import parse_wheel_filename
 
 from envforge.prefix.install import install
@@ -94,8 +95,7 @@ class Noted:
         self.notes.append(text)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """A folder for one test: where its cache, its lock and its prefix lie."""
 
     folder: Path

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError
@@ -38,7 +38,7 @@ def _package(name: str, version: str, file_name: str, **fields: object) -> Locke
         optional=False,
         dependencies=(),
     )
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return replace(base, **fields)
 
 
 def _plan(*packages: LockedPackage) -> Plan:

@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 ROOT = Path(__file__).parents[3]
 ENVFORGE = (
@@ -17,8 +18,7 @@ ENVFORGE = (
 )
 
 
-@dataclass(frozen=True)
-class User:
+class User(Struct, frozen=True):
     """A person with a home of their own, in which nothing but ``files`` is configured."""
 
     home: Path

@@ -35,7 +35,7 @@ def prefix(tmp_path: Path) -> Path:
 
 
 def at_step(prefix: Path, step: Any, **changes: Any) -> Path:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     journal = read_journal(prefix)
     assert journal is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from envforge.lock.environment_spec import render_texts
 from envforge.project.plan import Project, place, plan_project
@@ -35,8 +36,7 @@ FILES: Mapping[str, bytes] = {
 }
 
 
-@dataclass(frozen=True)
-class World:
+class World(Struct, frozen=True):
     """``template`` and ``project`` are folders below ``root``; the project records the template relative to itself."""
 
     root: Path

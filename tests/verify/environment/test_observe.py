@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, VisibleGpu
 from envforge.verify.environment.observe import locked_torch, observe_environment

@@ -5,9 +5,11 @@ The check table is in docs/verify-machine.md. Rows of environment and training a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from envforge.machine.world import Space
 from envforge.verify.values import Verdict
@@ -35,8 +37,7 @@ NOTHING = Scene()
 """A computer without any sign of NVIDIA, and without a lock."""
 
 
-@dataclass(frozen=True)
-class Scenario:
+class Scenario(Struct, frozen=True):
     """A check, the computer on which it gives ``verdict`` with ``words``, and the one on which it gives ``calm``."""
 
     check: str

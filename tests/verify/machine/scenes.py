@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from packaging.version import Version
 
 from envforge.machine.world import Calls, Limits, ProgramResult, Space, World
@@ -44,8 +45,7 @@ def cpuinfo(flags: str) -> str:
     return f"processor\t: 0\nmodel name\t: Some CPU @ 2.00GHz\nflags\t\t: fpu {flags}\n"
 
 
-@dataclass(frozen=True)
-class FakeCalls:
+class FakeCalls(Struct, frozen=True):
     """What the kernel would say. A text is the reason of an OSError."""
 
     spaces: Mapping[str, Space] = field(default_factory=dict)
@@ -83,8 +83,7 @@ class FakeCalls:
         return self.kernel_log
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(Struct, frozen=True):
     """One computer. ``stub`` None is one without any NVIDIA library; ``folder`` names the folder of the libraries."""
 
     stub: StubMachine | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.machine.world import Calls, processor_quota, usable_cpus
 from envforge.verify.machine.facts import Bound

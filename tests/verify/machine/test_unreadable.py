@@ -5,11 +5,11 @@ It is UNKNOWN, or SKIP if the machine lacks the part or the user lacks permissio
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.machine.driver_child import SIGNALS, SOURCES
 from envforge.machine.world import kernel_records

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from envforge.base.process import ProcessEnd
 from envforge.verify.checks import judge
@@ -44,8 +44,7 @@ BAD = "        bad = verdict - verdict != 0  # finite: 0; else: NaN. Three small
 FORWARD = "        features: Tensor = self.stages"
 
 
-@dataclass(frozen=True)
-class Lie:
+class Lie(Struct, frozen=True):
     """A fault: ``old`` becomes ``new`` in a module of the package; ``check`` alone must find it."""
 
     name: str

@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.base.process import Child, ProcessEnd, marked_lines, run_child
 from envforge.machine.world import World

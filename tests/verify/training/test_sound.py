@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from envforge.verify.checks import judge
 from envforge.verify.environment.facts import EnvironmentFacts

@@ -33,7 +33,7 @@ class Joined(Struct, frozen=True, kw_only=True):
     kept: tuple[rattler.PrefixRecord, ...] = ()
     removed: frozenset[str] = frozenset()
     links: dict[str, set[str | None]] = field(default_factory=dict)
-    known: dict[str, str | None] = field(default_factory=dict)
+    known: dict[str, set[str | None]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ``EnvforgeError`` if a package would write, or has a link to, a path outside the prefix."""
@@ -150,8 +150,11 @@ class Joined(Struct, frozen=True, kw_only=True):
             return stated or {None}
         if path not in self.known:
             place = self.prefix / path
-            self.known[path] = str(place.readlink()) if place.is_symlink() else None
-        return {*stated, self.known[path]} if self.known[path] or not stated else stated
+            if place.is_symlink():
+                self.known[path] = {os.readlink(place)}  # noqa: PTH115 - a text
+            else:  # a directory stays if a new link has its path
+                self.known[path] = {None} if not stated or place.exists() else set()
+        return stated | self.known[path]
 
 
 _Parts: TypeAlias = "tuple[str, _Parts] | None"

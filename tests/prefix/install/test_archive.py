@@ -461,6 +461,14 @@ def test_link_of_a_package_that_stays_can_not_be_made_to_leave(place: Place) -> 
     assert "make `l`, a link of an installed package, lead to a path outside" in message
 
 
+def test_directory_that_stays_counts_like_a_link_with_its_path(place: Place) -> None:
+    stays = (File(path="x/s", link_to=".."), File(path="x/f"))
+    comes = (File(path="x", link_to="a/b"), File(path="a/b/s/f"))
+    after = {"stays": stays, "comes": comes, "leaves": (File(path="y", link_to="x/s/../.."),)}
+    message = _joined(Channel(place.folder / "own"), place, {"stays": stays}, after)
+    assert "file `y` is a link to a path outside" in message
+
+
 @pytest.mark.parametrize("first", ["a", "z"])
 def test_each_of_two_links_with_the_same_path_counts(place: Place, first: str) -> None:
     channel = Channel(place.folder / "own")

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.transcripts import ROOT
-from tests.verify.training.test_process import has_ended
 
 assert sys.platform == "linux"
+
+from tests.verify.training.test_process import has_ended  # noqa: E402 - it exists only there
 
 LEAVES = "setsid env -i sh -c 'echo $$ >> {pids}; exec sleep 60' </dev/null >/dev/null 2>&1 &\nsleep 0.3\n"
 HANGS = "sh -c 'echo $$ >> {pids}; sleep 60; true' &\nwait\n"

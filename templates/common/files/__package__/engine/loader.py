@@ -76,9 +76,17 @@ class Control(Dataset[Any]):
     def __getitems__(self, indices: list[int]) -> Any:
         mine = samples(self.dataset, indices)
         others = samples(self.dataset, [self.answer_of[index] for index in indices])
-        if isinstance(mine, tuple):
-            return (*mine[:-1], others[-1])
-        return [(*one[:-1], other[-1]) for one, other in zip(mine, others)]
+        if isinstance(mine, list):
+            return [_with_answer(one, other) for one, other in zip(mine, others)]
+        return _with_answer(mine, others)
+
+
+def _with_answer(sample: Any, other: Any) -> Any:
+    """Return a sample, or a batch, with the answer of another one, which is the last part."""
+    if isinstance(sample, dict):
+        answer = [*sample][-1]
+        return {**sample, answer: other[answer]}
+    return (*sample[:-1], other[-1])
 
 
 class Draw(NamedTuple):
@@ -139,7 +147,7 @@ class Order(Sampler[Draw]):
 class MicroBatches(Dataset[Any]):
     """A dataset of complete micro-batches: ``micro_batches[draw]``. Every rank must call the model in each of them."""
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], *, may_be_empty: bool) -> None:
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], *, may_be_empty: bool = False) -> None:
         self.dataset, self.collate, self.may_be_empty = dataset, collate, may_be_empty
         self.is_random = getattr(dataset, "draws_random_numbers", True)
         self.skipped: set[int] = set()
@@ -151,9 +159,10 @@ class MicroBatches(Dataset[Any]):
                 seed_everything(draw.seed, cuda=False)
             own = self._readable(draw.indices) if draw.indices else []
             found = own or self._next_readable(max(draw.indices, default=-1) + 1)
-            batch = found if isinstance(found, tuple) else self.collate(found)
+            batch = found if isinstance(found, (tuple, dict)) else self.collate(found)
             if not own and self.may_be_empty:
-                return tuple(column[:0] for column in batch)
+                is_dict = isinstance(batch, dict)
+                return {name: batch[name][:0] for name in batch} if is_dict else tuple(column[:0] for column in batch)
             return tuple(batch) if isinstance(batch, list) else batch
         except ProjectError as error:  # raised by the training process: torch would only pass on its traceback as text
             return error

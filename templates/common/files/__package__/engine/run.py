@@ -80,7 +80,7 @@ class Task:
         raise NotImplementedError
 
     def weight(self, batch: Batch) -> float | Tensor:
-        return len(batch[0])
+        return len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0])
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         raise NotImplementedError

@@ -89,7 +89,7 @@ def derive_variant(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantT
     inputs = read_inputs(environment, None)
     torch = _torch(inputs)
     builds = _builds(inputs, tag, torch, matrix)
-    # the remarks at the top describe the project's file, and the variant gets a head of its own
+    # the comments at the top describe the project's file, and the variant gets a head of its own
     text = _REMARKS.sub("", inputs.text)
     text = _with_bounds(text, torch, next(iter(builds.values())).torch, environment)
     text = _with_pins(text, builds, environment)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,12 @@ from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.plan import Artifact, Plan, wheel_of
-from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store
 from envforge.prefix.conda_history import record_install, requested_specs
 from envforge.prefix.conda_packages import Archive, check_linkable, link, read_records, site_packages_path
 from envforge.prefix.fetch import Fetched, check_room_to_copy
 from envforge.prefix.installed import editable_installs
-from envforge.prefix.journal import Journal, keep_lockfile, write_journal
+from envforge.prefix.journal import Journal, empty_prefix, keep_lockfile, write_journal
 from envforge.prefix.links import Joined
 from envforge.prefix.obtain import Obtained, obtain
 from envforge.prefix.own_files import editable_command, note_editables, put_back, set_aside
@@ -290,14 +288,7 @@ class Installation(Struct, frozen=True, kw_only=True):
         # `audit` compares with this copy, because the project's lockfile may change or move
         keep_lockfile(self.request.lockfile, prefix)
         if self._empties:
-            for path in prefix.iterdir():
-                # it has the journal, the lock of this install, and the user's own files
-                if path.name == ENVFORGE_DIRECTORY:
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            empty_prefix(prefix)
         return journal
 
     def _report(self, downloaded_bytes: int) -> InstallReport:

@@ -20,9 +20,8 @@ from msgspec import Struct
 
 from envforge.base.files import file_lock
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import exclusive_cache, walk
-from envforge.prefix.journal import journal_path, lock_prefix, read_journal
+from envforge.prefix.journal import empty_prefix, journal_path, lock_prefix, read_journal
 
 
 class Size(Struct, frozen=True, kw_only=True):
@@ -227,11 +226,5 @@ def _remove_whole(path: Path) -> None:
 
 def _remove_prefix(prefix: Path) -> None:
     """Remove everything, and the journal last, because it marks the environment as incomplete until the end."""
-    for path in sorted(prefix.iterdir()):
-        if path.name == ENVFORGE_DIRECTORY:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    empty_prefix(prefix)
     journal_path(prefix).unlink()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -108,6 +109,17 @@ def keep_lockfile(lockfile: Path, prefix: Path) -> None:
     kept.touch()
     kept.chmod(0o666 & ~current_umask() & lockfile.stat().st_mode)
     write_atomic(kept, lockfile.read_bytes(), through_links=False)
+
+
+def empty_prefix(prefix: Path) -> None:
+    """Remove everything except the journal, the lock of this process, and the user's own files next to them."""
+    for path in sorted(prefix.iterdir()):
+        if path.name == ENVFORGE_DIRECTORY:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def recreate_command(prefix: Path) -> str:

@@ -112,7 +112,7 @@ def find_locked(
     found = find_lock(project.texts, way, progress)
     if found is not None:
         return LockedProject(project=project, lock=found)
-    # without a network, a solve would fail only after all its retries, so the servers are asked first
+    # without a network, a solve would fail only after all its retries, so the first requests go to the servers
     host = None if way.fresh or way.conda_exe is not None else unreachable_host(project, way.mirrors)
     if host is None:
         return None

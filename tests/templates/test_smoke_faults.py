@@ -122,40 +122,12 @@ def loss(scores, labels, *rest, **more):
     return old(scores[:size], labels[:size], *rest, **more)
 torch.nn.functional.cross_entropy = loss
 """,
-    "every third backward is tiny": """
-old, count = torch.Tensor.backward, [0]
-def backward(self, *rest, **more):
-    count[0] += 1
-    return old(self if count[0] % 3 else 1e-12 * self, *rest, **more)
-torch.Tensor.backward = backward
-""",
     "AdamW computes with its own rate": """
 import importlib
 for name in ("adam", "adamw"):
     module = importlib.import_module(f"torch.optim.{name}")
     old = getattr(module, name)
     setattr(module, name, lambda *rest, old=old, **more: old(*rest, **{**more, "lr": 4e-3}))
-""",
-    "half of the loss after a while": """
-old, count = torch.nn.functional.cross_entropy, [0]
-def loss(scores, labels, *rest, **more):
-    count[0] += scores.requires_grad
-    half = len(scores) // 2 if count[0] > 15 else len(scores)
-    return old(torch.cat([scores[:half], scores[half:].detach()]), labels, *rest, **more)
-torch.nn.functional.cross_entropy = loss
-""",
-    "convolutions without gradients": """
-old = torch.nn.functional.conv2d
-def conv(images, weight, *rest):
-    return old(images, weight.detach() + 0 * weight if weight.shape[0] == weight.shape[1] else weight, *rest)
-torch.nn.functional.conv2d = conv
-""",
-    "no autocast in evaluation": """
-old = torch.autocast.__enter__
-def enter(self):
-    self._enabled = self._enabled and torch.is_grad_enabled()
-    return old(self)
-torch.autocast.__enter__ = enter
 """,
     "gradients clipped to nothing": """
 old = torch.nn.utils.clip_grad_norm_

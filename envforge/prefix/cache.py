@@ -176,7 +176,7 @@ class Store(Struct, frozen=True):
         shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
 
 
-_UNPACKED_SCHEMA = "envforge unpacked 2"  # raised when a new check must read archives that were accepted before
+_UNPACKED_SCHEMA = "envforge unpacked 3"  # raised when a new check must read archives that were accepted before
 _UNPACKED_HEAD = re.compile(rb"%s ([0-9]{1,15}) ([0-9a-f]{64}) ([0-9]{1,15})" % _UNPACKED_SCHEMA.encode())
 
 CACHE_HINTS = (

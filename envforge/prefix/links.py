@@ -37,36 +37,45 @@ class Joined(Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise ``EnvforgeError`` if a package would write, or has a link to, a path outside the prefix."""
-        tops = {self.site_packages, noarch_place("python-scripts", self.site_packages)}
-        folders = tops | self._find_links()
+        programs = noarch_place("python-scripts", self.site_packages)
+        folders = {self.site_packages, programs, *self._find_links()}
         for archive in self.archives:
-            for name in filter(_is_linked, archive.tree.folders):
-                if self.resolve(self._placed(archive, name)) is None:
-                    raise refused(archive.item.artifact, name, "is a directory outside the environment, through a link")
-            for name in filter(_is_linked, archive.tree.links):
-                if self.resolve(self._placed(archive, name)) is None:
-                    target = printable(archive.tree.links[name])
-                    raise refused(archive.item.artifact, name, f"is a link to a path outside the package: `{target}`")
+            self._check_archive(archive, programs, folders)
         for name in (name for record in self.kept for name in _links_of(record)):
-            if self.resolve(name) is None and self._is_inside(name):
+            if self.resolve(name) is None and not self._leads_outside(name):
                 raise EnvforgeError(
                     f"the locked packages would make `{printable(name)}`, a link of an installed package, lead to a "
                     "path outside the environment",
                     hint=(EXCLUDE,),
                     code="archive-refused",
                 )
-        for archive in self.archives:
-            moved = tops & archive.tree.files - archive.tree.links.keys()
-            if archive.is_noarch:  # whose files and programs are placed elsewhere
-                moved = archive.tree.files.union(f"python-scripts/{program}" for program in archive.programs)
-            for name in filter(_is_linked, moved):
-                if self._placed(archive, name) in folders:
-                    raise refused(archive.item.artifact, name, "would replace a directory")
 
-    def _is_inside(self, name: str) -> bool:
-        """Return whether a path in the prefix leads to one in the prefix before anything changes."""
+    def _check_archive(self, archive: Archive, programs: str, folders: set[str]) -> None:
+        artifact = archive.item.artifact
+        written = [name for name in archive.tree.folders if _is_linked(name)]
+        written += ["python-scripts"] if archive.programs else []
+        for name in written:
+            if self.resolve(self._placed(archive, name)) is None:
+                raise refused(artifact, name, "is a directory outside the environment, through a link")
+        for name in filter(_is_linked, archive.tree.links):
+            if self.resolve(self._placed(archive, name)) is None:
+                target = printable(archive.tree.links[name])
+                raise refused(artifact, name, f"is a link to a path outside the package: `{target}`")
+        if archive.programs and programs in self.links:
+            raise refused(artifact, programs, "is a directory, and a link in another package")
+        moved = {self.site_packages, programs} & archive.tree.files - archive.tree.links.keys()
+        if archive.is_noarch:  # whose files and programs are placed elsewhere
+            moved = archive.tree.files.union(f"python-scripts/{program}" for program in archive.programs)
+        for name in filter(_is_linked, moved):
+            if self._placed(archive, name) in folders:
+                raise refused(artifact, name, "would replace a directory")
+
+    def _leads_outside(self, name: str) -> bool:
+        """Return whether a link in the prefix leads to an existing or absolute path outside before anything changes."""
         root = cast("Path", self.prefix).resolve()
-        return (root / name).resolve().is_relative_to(root)
+        link = root / name
+        leaves = os.path.isabs(os.readlink(link)) or link.exists() if link.is_symlink() else False  # noqa: PTH115, PTH117
+        return leaves and not link.resolve().is_relative_to(root)
 
     def _find_links(self) -> set[str]:
         """Collect the links of all packages, and return the directories of the new ones.
@@ -75,6 +84,8 @@ class Joined(Struct, frozen=True, kw_only=True):
         """
         for archive in self.archives:
             for name, target in archive.tree.links.items():
+                if not _is_linked(name):
+                    continue
                 self.links.setdefault(self._placed(archive, name), set()).add(target)
         for record in self.kept:
             for name in _links_of(record):

@@ -46,6 +46,9 @@ _LONGEST_PATH = 2000  # bytes; Linux permits 4095, the prefix included
 _LOCAL_HEADER = b"PK\3\4"
 _UTF8_FLAG = 0x800
 _LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
+_LARGEST_DIRECTORY = 64 << 20  # bytes; the one of torch has 2 MB
+_ENTRY = struct.Struct("<4s16x2I3H8xI")
+_UNKNOWN_SIZE = 0xFFFFFFFF  # the number is in a ZIP64 field
 _LARGEST_RECORD = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
 
 
@@ -75,6 +78,10 @@ def check_unpacked(artifact: Artifact, folder: Path, tree: Tree, platform: str) 
         if name not in tree.files:
             raise archive_damaged(artifact, f"it lists `{printable(name)}`, but contains no such file")
         _check_listed(artifact, entry, folder / name)
+    for name in sorted(tree.links.keys() - set(seen.values())):
+        # rattler doesn't link it, so the links that lead through it here would lead elsewhere
+        if name.split("/", 1)[0] != INFO:
+            raise archive_damaged(artifact, f"it contains the link `{printable(name)}`, but doesn't list it")
     _check_spellings(artifact, folder / INFO, set(seen.values()))
 
 
@@ -229,7 +236,8 @@ def placeholders(folder: Path) -> Iterator[bytes]:
 
 _MEANINGFUL_FLAGS = _UTF8_FLAG | 0x8  # the sizes follow the content
 # sizes above 4 GB, times, and owners; none is another name (APPNOTE 4.5.2, and extrafld.txt of Info-ZIP)
-_EXTRA_FIELDS = frozenset({0x0001, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875})
+_ZIP64 = 0x0001
+_EXTRA_FIELDS = frozenset({_ZIP64, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875})
 _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
 _PROGRAMS = {"console_scripts", "gui_scripts"}
 _SECTION = re.compile(r"\[([^\[\]]+)\]")
@@ -371,6 +379,42 @@ def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifac
                 )
             end = member.header_offset + 30 + name_length + extra_length + member.compress_size
         _check_gap(stream, end, archive.start_dir, artifact)
+        stream.seek(archive.start_dir)
+        _check_end(stream.read(_LARGEST_DIRECTORY + 1), archive, artifact)
+
+
+def _check_end(data: bytes, archive: zipfile.ZipFile, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` unless every reader finds the same central directory, with which ``data`` starts.
+
+    Readers search for the end of an archive in other ways: in its comment, or by the offset of its ZIP64 record, which
+    Python ignores. So there may be no comment, and each record must state where the directory is.
+    """
+    size, count, place = 0, len(archive.filelist), archive.start_dir
+    for _ in range(count):
+        signature, *sizes, name_length, extra_length, comment_length, offset = _ENTRY.unpack_from(data, size)
+        extra = list(_extra_fields(data[size + _ENTRY.size + name_length :][:extra_length]))
+        is_large = _UNKNOWN_SIZE in (*sizes, offset)
+        if signature != b"PK\1\2" or extra.count(_ZIP64) != is_large or len(set(extra)) != len(extra):
+            raise archive_damaged(artifact, "its directory has an entry that readers read in other ways")
+        size += _ENTRY.size + name_length + extra_length + comment_length
+    end, stated = data[size:], [0, 0, count, count, size, place]
+    is_large = end.startswith(b"PK\6\6")
+    if is_large:
+        record, locator = struct.unpack_from("<4sQ4x2I4Q", end), struct.unpack_from("<4sIQI", end, 56)
+        if record[1:] != (44, *stated) or locator != (b"PK\6\7", 0, place + size, 1):
+            raise archive_damaged(artifact, "its ZIP64 record is wrong about its directory")
+        end = end[76:]
+    is_end = len(end) == 22
+    if is_end:
+        signature, *found, comment = struct.unpack("<4s4H2IH", end)
+        elsewhere = [0xFFFF] * 4 + [_UNKNOWN_SIZE] * 2  # the number is in the ZIP64 record
+        fits = (
+            (is_large and each == most) or each == number
+            for each, most, number in zip(found, elsewhere, stated, strict=True)
+        )
+        is_end = signature == b"PK\5\6" and not comment and all(fits)
+    if not is_end:
+        raise archive_damaged(artifact, "its end is wrong about its directory, or has a comment")
 
 
 def _extra_fields(extra: bytes) -> Iterator[int]:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from envforge.base.files import current_umask
 from envforge.errors import EnvforgeError
@@ -461,6 +462,57 @@ def test_link_of_a_package_that_stays_can_not_be_made_to_leave(place: Place) -> 
     assert "make `l`, a link of an installed package, lead to a path outside" in message
 
 
+def test_link_that_a_package_does_not_list_is_refused(place: Place) -> None:
+    # rattler wouldn't link `p`, so `l` would lead to another place than in the package
+    listed = json.dumps({"paths": [File(path="l", link_to="p/../..").entry()], "paths_version": 1}).encode()
+    files = (File(path="l", link_to="p/../.."), File(path="p", link_to="u/v"), File(path="u/v/k"))
+    package = Package(name="evil", version="1.0", files=files, info={"paths.json": listed})
+    channel = Channel(place.folder / "own")
+    channel.add(package)
+    with pytest.raises(EnvforgeError, match="contains the link `p`, but doesn't list it"):
+        place.install(_lock(channel.folder, *channel.packages.values()))
+    assert not place.prefix.exists()
+
+
+def test_link_that_leads_nowhere_can_not_be_made_to_leave(place: Place) -> None:
+    own = Channel(place.folder / "own")
+    own.add(
+        Package(name="stays", version="1.0", files=(File(path="x"),)),
+        Package(name="comes", version="1.0", files=(File(path="p/q"),)),
+    )
+    place.install(_lock(own.folder, own.packages["stays"]))
+    path = next((place.prefix / "conda-meta").glob("stays-*.json"))
+    record = json.loads(path.read_text())  # as another tool would install it
+    record["files"].append("l")
+    record["paths_data"]["paths"].append({"_path": "l", "path_type": "softlink"})
+    path.write_text(json.dumps(record))
+    (place.prefix / "l").symlink_to("p/../../..")
+    with pytest.raises(EnvforgeError, match="make `l`, a link of an installed package, lead to a path outside"):
+        place.install(_lock(own.folder, *own.packages.values()))
+
+
+@pytest.mark.parametrize("target", ["../elsewhere", "share/bin"])
+def test_programs_are_not_written_through_a_link(place: Place, channel: Channel, target: str) -> None:
+    python = channel.packages["python"]
+    bare = replace(python.package, files=tuple(each for each in python.package.files if "bin/" not in each.path))
+    own = Channel(place.folder / "own")
+    points = Package(name="points", version="1.0", noarch="python", subdir="noarch", entry_points=("mine = m:f",))
+    inside = (File(path="bin", link_to="share/bin"), File(path="share/bin/x"))
+    is_user = target.startswith("..")
+    own.add(bare, points, Package(name="links", version="1.0", files=() if is_user else inside))
+    first, *others = (own.packages[name] for name in ("python", "links", "points"))
+    place.install(_lock(own.folder, first))
+    elsewhere = place.folder / "elsewhere"
+    elsewhere.mkdir()
+    if is_user:
+        (place.prefix / "bin").symlink_to(elsewhere)
+    before = tree(place.prefix)
+    with pytest.raises(EnvforgeError, match=r"file `(python-scripts|bin)` is a directory"):
+        place.install(_lock(own.folder, first, *others))
+    assert tree(place.prefix) == before
+    assert not list(elsewhere.iterdir())
+
+
 def test_directory_that_stays_counts_like_a_link_with_its_path(place: Place) -> None:
     stays = (File(path="x/s", link_to=".."), File(path="x/f"))
     comes = (File(path="x", link_to="a/b"), File(path="a/b/s/f"))
@@ -878,6 +930,76 @@ def _move_members(text: bytearray, distance: int) -> None:
         offset = struct.unpack_from("<I", text, start + 42)[0]
         struct.pack_into("<I", text, start + 42, offset + distance * bool(offset))
         start = text.find(b"PK\1\2", start + 1)
+
+
+Ending = Callable[[int, int, int], bytes]
+
+
+def _record(count: int, size: int, place: int, more: bytes = b"") -> bytes:
+    numbers = (0, 0, count, count, size, place)
+    return struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44 + len(more), 45, 45, *numbers) + more
+
+
+def _end(count: int, size: int, place: int, comment: bytes = b"") -> bytes:
+    return struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, place, len(comment)) + comment
+
+
+def _end_of_large(at: int, total: int = 1) -> bytes:
+    return struct.pack("<4sIQI", b"PK\6\7", 0, at, total) + _end(0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+
+
+ENDINGS: dict[str, Ending] = {
+    "comment": lambda count, size, place: _end(count, size, place, b"PK"),
+    "end in the comment": lambda count, size, place: _end(count, size, place, _end(0, 0, 0)),
+    "two records": lambda count, size, place: (
+        _record(0, 0, 0, _record(count, size, place)) + _end_of_large(place + size)
+    ),
+    "record elsewhere": lambda count, size, place: _record(count, size, place) + _end_of_large(0),
+    "other count": lambda count, size, place: _record(count + 1, size, place) + _end_of_large(place + size),
+}
+
+
+def _with_ending(wheel: Path, ending: Ending) -> Path:
+    text = wheel.read_bytes()
+    *_, count, size, place, _ = struct.unpack("<4s4H2IH", text[-22:])
+    wheel.write_bytes(text[:-22] + ending(count, size, place))
+    return wheel
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_wheel_whose_end_readers_find_in_other_ways_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, name: str
+) -> None:
+    wheel = _with_ending(_evil_wheel(wheels, {}), ENDINGS[name])
+    assert _install_wheel(lock, channel, place, wheel).code == "archive-damaged"
+
+
+def test_wheel_with_a_needless_field_for_large_sizes_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    wheel = _evil_wheel(wheels, {})
+    text = bytearray(wheel.read_bytes())
+    extra = struct.pack("<HHQ", 1, 8, 7)
+    start = text.index(b"PK\1\2")
+    name_length = struct.unpack_from("<H", text, start + 28)[0]
+    struct.pack_into("<H", text, start + 30, len(extra))
+    text[start + 46 + name_length : start + 46 + name_length] = extra
+    end = len(text) - 22
+    struct.pack_into("<I", text, end + 12, struct.unpack_from("<I", text, end + 12)[0] + len(extra))
+    wheel.write_bytes(text)
+    assert "readers read in other ways" in _install_wheel(lock, channel, place, wheel).message
+
+
+def test_wheel_with_a_record_for_large_archives_is_installed(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    wheel = _with_ending(
+        text_wheel("mine", "1.0", {"mine/__init__.py": ""}, wheels),
+        lambda count, size, place: _record(count, size, place) + _end_of_large(place + size),
+    )
+    lock.conda(channel.packages["python"]).rows.extend(LockWriter(wheel.parent.parent.as_uri()).wheel(wheel).rows)
+    place.install(lock.write(place.folder / "conda-lock.yml"))
+    assert (place.prefix / SITE_PACKAGES / "mine" / "__init__.py").is_file()
 
 
 def test_wheel_that_is_packed_otherwise_in_a_local_header_is_refused(

@@ -191,6 +191,18 @@ ADDRESSED = (
     "install --frozen --mirror https://conda.anaconda.org/={}",
     "lock --mirror https://conda.anaconda.org/={} --dry-run --json",
     "explain --torch-index {}",
+    # in the place of a file, a directory, or a name
+    "install {}",
+    "add {}::zlib",
+    "detect --machine {}",
+    "explain --machine {}",
+    "facts import {}",
+    "update --directory {}",
+    "lock --lockfile {}",
+    "lock --file {}",
+    "audit --prefix {}",
+    "verify --from {}",
+    "install --variant {}",
 )
 
 

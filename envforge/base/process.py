@@ -206,13 +206,19 @@ def adopt_orphans() -> None:
         _is_subreaper = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
 
+_ENDING = (
+    *("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM"),
+    *("SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR", "SIGRTMIN", "SIGRTMAX"),
+)
+
+
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
     """Kill all children at the end of the block, also if a signal of a scheduler or a terminal ends it."""
     global _is_ended  # noqa: PLW0603 - a property of the process
     _is_ended = False
     former = []
-    for name in ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM"):
+    for name in _ENDING:
         number = getattr(signal, name, None)  # Windows has one of them
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
@@ -220,9 +226,13 @@ def ending_children() -> Iterator[None]:
     try:
         yield
     finally:
+        interrupted = signal.getsignal(signal.SIGINT)
+        for number in (*former, signal.SIGINT):  # the next one would interrupt the removal
+            signal.signal(number, signal.SIG_IGN)
         _end_children()
         for number in former:
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, interrupted or signal.SIG_DFL)
 
 
 @atexit.register  # they run in threads, which an interrupt doesn't reach

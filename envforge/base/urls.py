@@ -40,6 +40,7 @@ _PARTS = re.compile(
 _LONG_HOST = r"(?:localhost|\[[\w:.%]+\]|(?:\d+\.){3}\d+|(?:[\w-]+\.)+[A-Za-z][\w-]*)"
 _IS_LONG_HOST = re.compile(_LONG_HOST)
 _HOST_IN_PATH = re.compile(rf"(?<!\.git)@{_LONG_HOST}(?::\d+)?(?:[/?#]|$)")
+_AS_PATH = re.compile(r"\b((?:git\+)?(?:https?|ssh|ftp|s3|gs):/)(?=[\w\[])")  # `Path` removes the second slash
 _TOKEN_START = re.compile(r"/t/", re.IGNORECASE)
 _PARENT = re.compile(r"/\.\.(?:/|$)")
 _DRIVE = re.compile(r"/?[A-Za-z]:(?=[/\\])")
@@ -183,6 +184,7 @@ def hide_secrets(text: str) -> str:
 
 def has_secrets(text: str) -> bool:
     """Return whether a URL in ``text`` contains a secret that must not be stored; ``$VARIABLE`` is none."""
+    text = _AS_PATH.sub(r"\1/", text)
     return _has_secrets(text) or _has_secrets(_decoded(text))
 
 
@@ -220,6 +222,7 @@ class _Found(Struct, frozen=True):
 
 
 def _hidden(text: str, *, is_alone: bool) -> str:
+    text = _AS_PATH.sub(r"\1/", text)
     shown = _hidden_as_written(text, is_alone=is_alone)
     if is_alone:
         return _hidden_if_decoded(shown)

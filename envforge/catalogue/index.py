@@ -166,7 +166,12 @@ def list_entries(root: Path) -> tuple[CatalogueEntry, ...]:
 
 def read_index(root: Path) -> Index:
     """Return the index of a catalogue; raise ``CatalogueError`` if it is missing or invalid."""
-    return _placed(_document(root / INDEX_FILE).read_json(_content(root), Index), root)
+    return index_of(read_document(root), root)
+
+
+def index_of(document: Mapping[str, Any], root: Path) -> Index:
+    """Return the index in a document that was read from ``root``."""
+    return _placed(_document(root / INDEX_FILE).convert(dict(document), Index), root)
 
 
 def read_document(root: Path) -> dict[str, Any]:

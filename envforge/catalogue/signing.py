@@ -27,7 +27,7 @@ from envforge.base.documents import Document, Natural, Sha256
 from envforge.base.files import regular, write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, CatalogueId, read_document, read_index
+from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, CatalogueId, index_of, read_document, read_index
 from envforge.errors import EnvforgeError, Hint, RequestError, printable
 
 _KEY_LENGTH = 56
@@ -225,8 +225,8 @@ class IndexState(Struct, frozen=True, kw_only=True):
 
 def verify_index(root: Path, public_key: str) -> IndexState:
     """Return the state of an index; raise ``EnvforgeError`` unless the owner of ``public_key`` has signed it."""
-    index = read_index(root)
-    document = read_document(root)
+    document = read_document(root)  # once, because it may change in between
+    index = index_of(document, root)
     signature = document.pop(FIELD, None)
     what = f"`{INDEX_FILE}`"
     if not isinstance(signature, str):

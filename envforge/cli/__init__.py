@@ -285,7 +285,7 @@ def _report_stdout(error: StdoutError) -> int:
 
 def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
     # errors end up in logs of CI
-    if "@" in error.message or "://" in error.message:  # a URL may be in the place of a file, a package, or a version
+    if "@" in error.message or ":/" in error.message:  # a URL may be in the place of a file, a package, or a version
         from envforge.base.urls import hide_secrets
 
         error.message = hide_secrets(error.message)
@@ -302,12 +302,12 @@ def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
 
 
 def _without_secrets(text: str) -> str:
-    """Hide the secrets of a URL in a hint, whose fragments and queries without secrets are part of its command."""
-    if "@" not in text and "://" not in text:
+    """Hide the secrets of a URL in a hint; a template in a subdirectory keeps the fragment that names it."""
+    if "@" not in text and ":/" not in text:
         return text
     from envforge.base.urls import has_secrets, hide_secrets
 
-    return hide_secrets(text) if has_secrets(text) else text
+    return text if "#subdirectory=" in text and not has_secrets(text) else hide_secrets(text)
 
 
 class _InvalidUsageError(EnvforgeError):

@@ -333,12 +333,13 @@ def _write(report: Report, options: VerifyOptions) -> None:
 def write_reports(shown: T, files: Iterable[tuple[Path | None, Callable[[T], str]]]) -> None:
     """Write each report file atomically, and name it on stderr, because stdout may be data."""
     from envforge.base.files import write_atomic
+    from envforge.base.urls import show_url
 
     for path, render in files:
         if path is None or path == STDOUT:
             continue
         write_atomic(path, render(shown).encode())
-        click.echo(f"Wrote {path}", err=True)
+        click.echo(f"Wrote {show_url(str(path))}", err=True)
 
 
 def _show_list(checks: Sequence[Check], *, as_json: bool) -> None:

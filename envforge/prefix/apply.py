@@ -46,6 +46,7 @@ from envforge.prefix.wheels import (
     build_wheels,
     check_places,
     find_site,
+    folders_of,
     install_wheels,
     stand_alone,
     uninstall,
@@ -226,19 +227,20 @@ class Installation(Struct, frozen=True, kw_only=True):
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
         check_linkable(archives, self.request.prefix, self.plan.platform, python)
         site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
+        # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
+        site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
+        wheels = tuple(item for item in obtained.wheels if not item.artifact.is_source)
         joined = Joined(
             archives=archives,
             site_packages=site_packages,
             prefix=None if emptied else self.request.prefix,
             kept=records,
+            made=frozenset(folder for item in wheels for folder in folders_of(item, site, self.store)),
             removed=frozenset(
                 path.as_posix() for record in present if record.name.normalized in gone for path in record.files
             ).difference(path.as_posix() for record in records for path in record.files),
         )
         joined.check()
-        # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
-        site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
-        wheels = (item for item in obtained.wheels if not item.artifact.is_source)
         check_places(wheels, site, self.store, joined.resolve)
         for warning in joined.shared():
             self.progress.note(f"warning: {warning}")

@@ -193,6 +193,8 @@ def _refuse_stranger(path: Path, member: tarfile.TarInfo, *, is_second: bool) ->
         raise _fault(path, f"its member `{name}` does not belong in a bundle")
     if is_second:
         raise _fault(path, f"it contains `{name}` twice")
+    if member.size < 0:
+        raise _fault(path, f"its `{name}` has a negative size")
     if member.size > _LONGEST.get(name, member.size):
         raise _fault(path, f"its `{name}` is too large: {member.size} bytes")
 

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -24,7 +25,8 @@ class Joined(Struct, frozen=True, kw_only=True):
     """The files of packages in one prefix, to find what links make of their paths.
 
     ``site_packages`` is the path of site-packages in the prefix. Links of ``prefix`` count, too, unless it is None.
-    ``kept`` are the packages that stay in it, and ``removed`` the paths that only packages have that won't.
+    ``kept`` are the packages that stay in it, ``removed`` the paths that only packages have that won't, and ``made``
+    the directories of wheels, which uv may make before a link with the same path exists.
     """
 
     archives: tuple[Archive, ...]
@@ -32,6 +34,7 @@ class Joined(Struct, frozen=True, kw_only=True):
     prefix: Path | None
     kept: tuple[rattler.PrefixRecord, ...] = ()
     removed: frozenset[str] = frozenset()
+    made: frozenset[str] = frozenset()
     links: dict[str, set[str | None]] = field(default_factory=dict)
     known: dict[str, set[str | None]] = field(default_factory=dict)
 
@@ -80,7 +83,8 @@ class Joined(Struct, frozen=True, kw_only=True):
     def _find_links(self) -> set[str]:
         """Collect the links of all packages, and return the directories of the new ones.
 
-        If several packages have the path of a link, only rattler knows which of them will be there, so each counts.
+        If several packages have the path of a link, only rattler and uv know which of them will be there, so each
+        counts.
         """
         for archive in self.archives:
             for name, target in archive.tree.links.items():
@@ -92,6 +96,10 @@ class Joined(Struct, frozen=True, kw_only=True):
                 aside = cast("Path", self.prefix) / "__clobbers__" / record.name.normalized / name
                 if aside.is_symlink():
                     self.links.setdefault(name, set()).add(os.readlink(aside))  # noqa: PTH115 - a text
+        for path in map(posixpath.normpath, self.made):
+            for part in accumulate(path.split("/"), posixpath.join):
+                if part in self.links:
+                    self.links[part].add(None)
         folders = set[str]()
         for archive in self.archives:
             placed = {self._placed(archive, name) for name in filter(_is_linked, archive.tree.folders)}

@@ -45,7 +45,7 @@ _LONGEST_NAME = 255  # bytes, of most file systems
 _LONGEST_PATH = 2000  # bytes; Linux permits 4095, the prefix included
 _LOCAL_HEADER = b"PK\3\4"
 _UTF8_FLAG = 0x800
-_LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
+_LONGEST_SIZES = 24  # bytes: a signature, a checksum, and two large sizes
 _LARGEST_DIRECTORY = 64 << 20  # bytes; the one of torch has 2 MB
 _ENTRY = struct.Struct("<4s16x2I3H8xI")
 _UNKNOWN_SIZE = 0xFFFFFFFF  # the number is in a ZIP64 field
@@ -213,7 +213,7 @@ def refused(artifact: Artifact, member: str, reason: str) -> EnvforgeError:
     """Return the error for a package that must not be installed because of one of its files."""
     return EnvforgeError(
         f"`{artifact.file_name}` is not safe to install: its file `{printable(member)}` {reason}",
-        hint=(Hint("nothing was installed; report this to the publisher"), EXCLUDE),
+        hint=(Hint("report this package to its publisher"), EXCLUDE),
         code="archive-refused",
     )
 
@@ -234,7 +234,11 @@ def placeholders(folder: Path) -> Iterator[bytes]:
             yield row.prefix_placeholder.placeholder.encode()
 
 
-_MEANINGFUL_FLAGS = _UTF8_FLAG | 0x8  # the sizes follow the content
+_SIZES_FOLLOW = 0x8
+_MEANINGFUL_FLAGS = _UTF8_FLAG | _SIZES_FOLLOW
+_ENCRYPTED = 0x2041  # APPNOTE 4.4.4
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, 93}  # those of uv; the last is zstd
+_NEWEST_FORMAT = 63
 # sizes above 4 GB, times, and owners; none is another name (APPNOTE 4.5.2, and extrafld.txt of Info-ZIP)
 _ZIP64 = 0x0001
 _EXTRA_FIELDS = frozenset({_ZIP64, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875})
@@ -360,25 +364,34 @@ def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifac
     uv reads the headers while it receives a wheel, and would reject it only after the conda packages were linked. Both
     may also state another name in an extra field, which uv uses, and Python doesn't.
     """
-    end = 0
+    end, before = 0, None
     with path.open("rb") as stream:
         for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
-            _check_gap(stream, end, member.header_offset, artifact)
+            _check_gap(stream, end, member.header_offset, before, artifact)
             stream.seek(member.header_offset)
-            signature, flags, method, name_length, extra_length = struct.unpack("<4s2x2H16x2H", stream.read(30))
+            fields = struct.unpack("<4s3H4x3I2H", stream.read(30))
+            signature, version, flags, method, *numbers, name_length, extra_length = fields
             name = member.orig_filename
             # without the flag, zip names are in the code page of DOS
             encoding = "utf-8" if member.flag_bits & _UTF8_FLAG else "cp437"
             if signature != _LOCAL_HEADER or stream.read(name_length) != name.encode(encoding):
                 raise archive_damaged(artifact, f"`{printable(name)}` has another name in its local header")
-            if (flags ^ member.flag_bits) & _MEANINGFUL_FLAGS or method != member.compress_type:
+            known = [member.CRC, member.compress_size, member.file_size]
+            is_stated = all(each in {number, _UNKNOWN_SIZE} for each, number in zip(numbers, known, strict=True))
+            if (
+                (flags ^ member.flag_bits) & _MEANINGFUL_FLAGS
+                or flags & _ENCRYPTED
+                or (method not in _METHODS or method != member.compress_type)
+                or version > _NEWEST_FORMAT
+                or not (is_stated or flags & _SIZES_FOLLOW)
+            ):
                 raise archive_damaged(artifact, f"`{printable(name)}` is packed otherwise in its local header")
             if not _EXTRA_FIELDS.issuperset((*_extra_fields(member.extra), *_extra_fields(stream.read(extra_length)))):
                 raise archive_damaged(
                     artifact, f"`{printable(name)}` has extra fields that no builder of wheels writes"
                 )
-            end = member.header_offset + 30 + name_length + extra_length + member.compress_size
-        _check_gap(stream, end, archive.start_dir, artifact)
+            before, end = member, member.header_offset + 30 + name_length + extra_length + member.compress_size
+        _check_gap(stream, end, archive.start_dir, before, artifact)
         stream.seek(archive.start_dir)
         _check_end(stream.read(_LARGEST_DIRECTORY + 1), archive, artifact)
 
@@ -428,10 +441,16 @@ def _extra_fields(extra: bytes) -> Iterator[int]:
         extra = extra[4 + length :]
 
 
-def _check_gap(stream: IO[bytes], start: int, end: int, artifact: Artifact) -> None:
-    """Raise ``EnvforgeError`` if bytes between the members of a wheel are more than padding."""
+def _check_gap(stream: IO[bytes], start: int, end: int, before: zipfile.ZipInfo | None, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a member follows anything but the sizes of the member ``before`` it."""
+    sizes = {b""}
+    if before is not None and before.flag_bits & _SIZES_FOLLOW:
+        numbers = (before.CRC, before.compress_size, before.file_size)
+        packed = [struct.pack("<I2Q", *numbers)]
+        packed += [struct.pack("<3I", *numbers)] if max(numbers) <= _UNKNOWN_SIZE else []
+        sizes = {start + each for each in packed for start in (b"", b"PK\x07\x08")}
     stream.seek(start)
-    if not 0 <= end - start <= _LARGEST_GAP or _LOCAL_HEADER in stream.read(end - start):
+    if not 0 <= end - start <= _LONGEST_SIZES or stream.read(end - start) not in sizes:
         raise archive_damaged(artifact, "it contains files that its directory doesn't list")
 
 

@@ -111,10 +111,15 @@ def check_places(wheels: Iterable[Fetched], site: Site, store: Store, resolve: C
     """
     known: set[str] = set()
     for item in wheels:
-        folders = _kept(item, store).folders
-        places = (_place(folder, site) for folder in folders)
-        headers = (place.rpartition("/")[0] for folder in folders for place in _header_places(f"{folder}/", item, site))
-        _check_folders(item, {str(site.program.parent), *filter(None, places), *headers}, site, resolve, known)
+        _check_folders(item, folders_of(item, site, store), site, resolve, known)
+
+
+def folders_of(item: Fetched, site: Site, store: Store) -> set[str]:
+    """Return the directories to which uv may write files of a wheel."""
+    folders = _kept(item, store).folders
+    places = (_place(folder, site) for folder in folders)
+    headers = (place.rpartition("/")[0] for folder in folders for place in _header_places(f"{folder}/", item, site))
+    return {str(site.program.parent), *filter(None, places), *headers}
 
 
 def _check_written(batch: Batch) -> None:

@@ -1002,6 +1002,50 @@ def test_wheel_with_a_record_for_large_archives_is_installed(
     assert (place.prefix / SITE_PACKAGES / "mine" / "__init__.py").is_file()
 
 
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(4, 99), (6, 1), (14, 0), (18, 1), (22, 1)],
+    ids=["version", "encrypted", "checksum", "packed size", "size"],
+)
+def test_wheel_whose_local_header_uv_rejects_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, at: int, value: int
+) -> None:
+    path = _evil_wheel(wheels, {"evil.txt": "text"})
+    text = bytearray(path.read_bytes())
+    text[text.index(b"evil.txt") - 30 + at] = value
+    path.write_bytes(text)
+    assert "packed otherwise in its local header" in _install_wheel(lock, channel, place, path).message
+
+
+def test_wheel_with_bytes_between_its_files_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    path = _evil_wheel(wheels, {})
+    text = bytearray(path.read_bytes())
+    directory = struct.unpack_from("<I", text, len(text) - 6)[0]
+    struct.pack_into("<I", text, len(text) - 6, directory + 4)
+    text[directory:directory] = bytes(4)
+    path.write_bytes(text)
+    assert "files that its directory doesn't list" in _install_wheel(lock, channel, place, path).message
+
+
+def test_directory_of_a_wheel_counts_like_a_link_with_its_path(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    # uv may make `p` before rattler links it, and `l` would then lead outside
+    own = Channel(place.folder / "conda")
+    up = "/".join([".."] * (SITE_PACKAGES.count("/") + 3))
+    files = (
+        File(path=f"{SITE_PACKAGES}/l", link_to=f"p/{up}"),
+        File(path=f"{SITE_PACKAGES}/p", link_to="a/b/c/d/e/f"),
+        File(path=f"{SITE_PACKAGES}/a/b/c/d/e/f/g"),
+    )
+    own.add(Package(name="links", version="1.0", files=files))
+    lock.rows.extend(LockWriter(own.folder.as_uri()).conda(own.packages["links"]).rows)
+    wheel = _evil_wheel(wheels, {"p/x.py": "", "evil-1.0.data/purelib/l/evil.txt": ""})
+    assert "outside" in _install_wheel(lock, channel, place, wheel).message
+
+
 def test_wheel_that_is_packed_otherwise_in_a_local_header_is_refused(
     lock: LockWriter, channel: Channel, place: Place, wheels: Path
 ) -> None:

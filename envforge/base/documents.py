@@ -247,7 +247,8 @@ def _count(text: str | bytes, marks: str) -> int:
 
 # few documents match: looking at every value takes long
 _MAY_BE_ODD = (
-    r"\b(?:\d(?:[\d_:]{18}|[xXo][\da-fA-F_]{16}|b[01_]{63}|[\d_.]*[eE]\+?[\d_]{3,}\b)|[nNiI](?i:an|nf|nfinity)\b)"
+    r"\b(?:\d(?:[\d_:]{18}|[xXo][\da-fA-F_]{16}|b[01_]{63})|[nNiI](?i:an|nf|nfinity)\b)"
+    r"|(?<![\w.])\.?\d[\d_.]*[eE]\+?[\d_]{3,}\b"  # once for each number, because `1.1.1` has several starts
     r"|[\\!%\0](?:u[dD]|!|<|TAG|(?<=\0))"  # surrogates; tags and UTF-16 of YAML, which can hide the rest
 )
 _MAY_BE_ODD_TEXT, _MAY_BE_ODD_BYTES = re.compile(_MAY_BE_ODD), re.compile(_MAY_BE_ODD.encode())

@@ -335,6 +335,8 @@ def _lockfile(document: Document, text: str) -> Lockfile:
     values = document.read_yaml(text, dict[str, Any])
     read = document.convert(values, _LockDocument)
     metadata = read.metadata
+    if len(metadata.platforms) > _MOST_PLATFORMS:
+        raise document.fault("metadata.platforms", f"at most {_MOST_PLATFORMS} platforms", str(len(metadata.platforms)))
     recorded = (metadata.custom_metadata or {}).get(LOCKFILE_SHA256)
     return Lockfile(
         platforms=metadata.platforms,
@@ -374,6 +376,7 @@ def update_sha256(text: str) -> str:
     return text.replace(recorded, _content_sha256(document)) if recorded else text
 
 
+_MOST_PLATFORMS = 100  # conda has 20
 _MOST_TAGS = 1000  # of a wheel; real ones have up to 20
 
 

@@ -174,6 +174,7 @@ def test_number_that_later_code_cannot_handle_is_rejected(text: str, number: str
     [
         "a: 0xfffffffffffffffff",
         "a: 1._e+999",
+        "a: .5e+999",
         "a: !!float 1._0e+9_9_9",
         "a: !<tag:yaml.org,2002:float> .inf",
         "1: .inf",
@@ -201,3 +202,9 @@ def test_deep_yaml_is_rejected_before_libyaml_composes_it(text: str) -> None:
 
 def test_wide_yaml_is_read() -> None:
     assert load_yaml("[" + "[1], " * 1000 + "]") == [[1]] * 1000
+
+
+def test_time_is_linear_in_the_length_of_a_version() -> None:
+    version = "1." * 200_000  # quadratic time would be minutes
+
+    assert CLOSED.read_toml(f'a = "{version}"', dict[str, str]) == {"a": version}

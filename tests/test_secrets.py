@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from keyring.credentials import SimpleCredential
 
 from envforge.cli import main
 from tests.support.loopback import Loopback, Request, Response
@@ -19,14 +20,6 @@ assert sys.platform != "win32"
 SECRET = "S3CRETp4ss"
 FORMS = (SECRET, base64.b64encode(f"user:{SECRET}".encode()).decode()[4:-4], "S3CRET%70")
 HOME = "home"
-KEYRING = f"""
-from keyring.backend import KeyringBackend
-from keyring.credentials import SimpleCredential
-class Planted(KeyringBackend):
-    priority = 9
-    def get_password(self, service, username): return "{SECRET}"
-    def get_credential(self, service, username): return SimpleCredential("user", "{SECRET}")
-"""
 ENVIRONMENT = "channels: [conda-forge]\nplatforms: [linux-64]\ndependencies: [zlib]\n"
 
 
@@ -81,7 +74,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Loopback) -> 
         ".config/pip/pip.conf": f"[global]\nindex-url = {index}\nextra-index-url = {index}2\n",
         ".config/uv/uv.toml": f'index-url = "{index}"\n',
         ".gitconfig": f'[url "http://user:{SECRET}@{host}/"]\n\tinsteadOf = http://{host}/\n',
-        "planted.py": KEYRING,
     }.items():
         (home / path).parent.mkdir(parents=True, exist_ok=True)
         (home / path).write_text(text)
@@ -150,6 +142,19 @@ def test_command_shows_no_secret_of_its_surroundings(
     assert main(command.split()) in (0, 1, 2, 3)
     out, err = capfd.readouterr()
     assert _leaks(place.parent, out + err, planted) == []
+
+
+def test_secret_in_the_keyring_is_not_shown(
+    place: Path, server: Loopback, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place.parent / HOME / ".netrc").unlink()
+    monkeypatch.setattr("keyring.get_credential", lambda service, user: SimpleCredential("user", SECRET))
+    planted = frozenset(path for path in place.parent.rglob("*") if path.is_file())
+    assert main(["lockfiles", "list", "--catalogue", f"http://127.0.0.1:{server.port}/x"]) in (1, 3)
+    out, err = capfd.readouterr()
+    assert _leaks(place.parent, out + err, planted) == []
+    word = base64.b64encode(f"user:{SECRET}".encode()).decode()
+    assert f"Basic {word}" in {value for request in server.requests for value in request.headers.values()}
 
 
 READING = (

@@ -54,7 +54,7 @@ IDENTITIES = (
     ("User max logged in", "max"), ("sudo: max : TTY=pts/0", "max"), ("session opened for user max(uid=0)", "max"),
     ("user max is not in the sudoers file", "max"), ("-rw-r--r-- 1 max staff 7 x", "max"), ("7(a),8(max)", "max"),
     ("arn:aws:iam::1:user/max", "max"), ("/afs/cell.example/user/m/max/x", "max"), ("/afs/cell.example/u/max", "cell"),
-    ("/lustre/work/max/x", "max"), ("/gpfs/fs1/scratch/max/x", "max"), ("/scratch/m/max/x", "max"),
+    ("/lustre/scratch/max/x", "max"), ("/gpfs/fs1/scratch/max/x", "max"), ("/scratch/m/max/x", "max"),
     ("/gpfs/u/max/x", "max"), ("/scratch/user/max/x", "max"), ("/mnt/lustre2/people/max/x", "max"),
     ("/scratch/max/miniconda3/bin", "max"), ("/tmp/ray-max/x", "max"), ("/tmp/pytest-of-max/x", "max"),
     ("/run/media/max/usb", "max"), ("/var/mail/max", "max"), *((token, token[-9:]) for token in TOKENS[:3]),
@@ -79,7 +79,7 @@ FACTS = (
     "sk-learn-contrib", "github_pat_", "gl-headers", "glibc-headers-x86_64-linux-2", "eyJ.a.b", "AKIA", "ACME",
     "pypi-mirror-of-the-whole-company-1", "-----BEGIN CERTIFICATE-----", "-----BEGIN PUBLIC KEY-----", "-rw-r--r--",
     "/scratch/imagenet/train", "/lustre/datasets/x", "/scratch/d/imagenet", "/tmp/ray/session_2026", "/tmp/ray_results",
-    "/gpfs/projects/x", "/scratch/work/data/x", "ssh is missing", "owner: root", "the host is not reachable",
+    "/gpfs/projects/x", "/scratch/shared/data/x", "ssh is missing", "owner: root", "the host is not reachable",
     "hostname resolution failed", "task-1234567890-ABCDEFGHIJKL", "nodelist is empty", "file:///opt/x", "SM\\x80",
     "NODE_RANK=0", "localhost:29500", "host=localhost",
 )  # fmt: skip
